@@ -1,0 +1,121 @@
+"""
+Where to listen, and which networks: text to value.
+
+    endpoint = tcp:8080:interface=127.0.0.1     ; or unix:/run/apigw.sock:mode=660, or systemd:0, or systemd:public
+    trusted_proxies = 10.0.0.0/8, 2001:db8::/32
+
+Not here: sockets (``apigw.net``), whom to call (``apigw.upstream``).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from apigw.config.problems import did_you_mean
+from apigw.config.text import Text, Wrong
+from apigw.config.values import Form, absolute, items, one_line, show_several
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_PORT = re.compile(r"[0-9]{1,5}")
+_SYSTEMD = re.compile(r"[A-Za-z0-9_.-]+")
+_LAST_PORT = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointAddress:
+    """
+    Where a listener listens.
+
+    :ivar kind: ``tcp``, ``unix`` or ``systemd``.
+    :ivar host: of tcp, an IP address; ``0.0.0.0`` and ``::`` are all.
+    :ivar port: of tcp; 0 lets the system choose.
+    :ivar path: of unix, absolute.
+    :ivar mode: of unix, the permissions of the socket's file.
+    :ivar name: of systemd, the index or the FileDescriptorName= of the socket that was handed over.
+    """
+
+    kind: Literal["tcp", "unix", "systemd"]
+    host: str = ""
+    port: int = 0
+    path: Path | None = None
+    mode: int = 0o660
+    name: str = ""
+
+    def __str__(self) -> str:
+        if self.kind == "tcp":
+            return f"tcp:{self.port}:interface={self.host}"
+        return f"unix:{self.path}:mode={self.mode:o}" if self.kind == "unix" else f"systemd:{self.name}"
+
+
+def parse_endpoint(text: Text) -> EndpointAddress:
+    """``tcp:PORT[:interface=ADDRESS]``, ``unix:PATH[:mode=660]``, ``systemd:INDEX`` or ``systemd:NAME``."""
+    one_line(text)
+    kind, colon, rest = text.partition(":")
+    if colon and kind == "tcp":
+        return _tcp(rest)
+    if colon and kind == "unix" and rest:
+        return _unix(text)
+    if colon and kind == "systemd" and _SYSTEMD.fullmatch(rest):
+        return EndpointAddress("systemd", name=rest)
+    hint = did_you_mean(kind, ["tcp", "unix", "systemd"]) if not text.secret else ""
+    if _PORT.fullmatch(text) and not text.secret:
+        hint = f"did you mean tcp:{text}?"
+    raise Wrong("{shown} is not an endpoint", hint=hint)
+
+
+def _tcp(rest: str) -> EndpointAddress:
+    number, colon, option = rest.partition(":")
+    if not _PORT.fullmatch(number) or int(number) > _LAST_PORT:
+        raise Wrong("{shown} has no port from 0 to 65535")
+    host = "0.0.0.0"  # noqa: S104  what twisted's tcp: endpoints do without an interface
+    if colon:
+        name, equals, value = option.partition("=")
+        if name != "interface" or not equals:
+            raise Wrong("{shown} has something other than interface= behind its port")
+        try:
+            host = str(ipaddress.ip_address(value.replace("\\:", ":").removeprefix("[").removesuffix("]")))
+        except ValueError:
+            hint = "did you mean 127.0.0.1?" if value == "localhost" else ""
+            raise Wrong("the interface in {shown} is not an IP address", hint=hint) from None
+    return EndpointAddress("tcp", host=host, port=int(number))
+
+
+def _unix(text: Text) -> EndpointAddress:
+    path, marker, mode = text.removeprefix("unix:").rpartition(":mode=")
+    if not marker:
+        return EndpointAddress("unix", path=absolute(text.part(len("unix:"))))
+    if not re.fullmatch(r"0?[0-7]{3}", mode):
+        raise Wrong("the mode in {shown} is not three octal digits")
+    start = len("unix:")
+    return EndpointAddress("unix", path=absolute(text.part(start, start + len(path))), mode=int(mode, 8))
+
+
+def parse_network(text: Text) -> Network:
+    """One address or network in CIDR form; bits behind the prefix must be 0."""
+    value = one_line(text)
+    try:
+        return ipaddress.ip_network(value)
+    except ValueError:
+        pass
+    try:
+        meant = ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        raise Wrong("{shown} is not a network", at=text) from None
+    hint = "" if text.secret else f"did you mean {meant}, or {value.partition('/')[0]} alone?"
+    raise Wrong("{shown} has bits set behind its prefix", hint=hint, at=text)
+
+
+Endpoint = Annotated[
+    EndpointAddress,
+    Form("endpoint", "tcp:PORT:interface=ADDRESS, unix:PATH:mode=660, systemd:INDEX or systemd:NAME", parse_endpoint),
+]
+Networks = Annotated[
+    tuple[Annotated[Network, Form("network", "a network such as 10.0.0.0/8 or 2001:db8::/32", parse_network)], ...],
+    Form("networks", "networks such as 10.0.0.0/8, 2001:db8::/32", items, show_several),
+]
+"""Networks in CIDR form; a single address is a network of one."""

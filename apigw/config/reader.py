@@ -1,0 +1,316 @@
+"""
+INI text to sections whose options remember where they stand.
+
+    [KIND NAME]             ; a section; some kinds have no name
+    option = value          ; `;` and `#` start a comment at a line's start or after white space
+    other  = one, two       ; commas separate items,
+        three               ; and an indented line goes on with the value above: one item a line
+    quoted = "a, b ; c"     ; double quotes keep commas and comment signs (see ``text``)
+    secret = ${NAME}        ; the environment; also ${NAME:-default}, and ${file:PATH} (relative to this file)
+    plain  = $${NAME}       ; `${NAME}` as it stands
+
+``include = PATTERN`` in ``[gateway]`` reads more files, after the file that it stands in. An included file may have a
+``[gateway]`` section too, if it holds nothing but another ``include``.
+
+Every mistake is noted, and reading goes on. Not here: what sections and options there are (``kinds``, ``binding``).
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from apigw.config.problems import Place, Problem
+from apigw.config.text import BLANK, NOWHERE, Line, Text, Wrong, scan
+
+LONGEST = 16 * 1024 * 1024
+"""Bytes of a file that are read at most."""
+
+_SECTION = re.compile(r"\[[ \t]*([^\]\s]*)(?:[ \t]+([^\]]*?))?[ \t]*\][ \t]*(?:(?<=[ \t])[;#].*)?")
+_KIND = re.compile(r"[a-z][a-z0-9_]*")
+_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*")
+_OPTION = re.compile(r"[^\s=\[\];,\"]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """
+    One ``option = value``.
+
+    :ivar broken: its value could not be read; that has been reported already.
+    """
+
+    name: str
+    place: Place
+    value: Text
+    broken: bool = False
+
+
+@dataclass(slots=True)
+class Section:
+    """One ``[KIND NAME]`` with its options in the order written; ``name`` is empty for kinds without one."""
+
+    kind: str
+    name: str
+    place: Place
+    options: dict[str, Option] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """What stands between the brackets."""
+        return f"{self.kind} {self.name}" if self.name else self.kind
+
+
+@dataclass(slots=True)
+class Document:
+    """
+    What was read.
+
+    :ivar sections: by kind and name, in the order of the files.
+    :ivar files: every file that had a part in it, secrets' files too, the main one first.
+    :ivar problems: what is wrong with the syntax.
+    :ivar digest: SHA-256 over all that was read, the environment's part included; changes when anything changed.
+    """
+
+    environ: Mapping[str, str]
+    sections: dict[tuple[str, str], Section] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    _hash: hashlib._Hash = field(default_factory=hashlib.sha256)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all that was read, in hexadecimal."""
+        return self._hash.hexdigest()
+
+    def note(self, place: Place, section: Section | None, option: str, wrong: Wrong) -> None:
+        """Keep a mistake."""
+        title = section.title if section else ""
+        self.problems.append(Problem(*place, title, option, wrong.what, wrong.expected, wrong.hint))
+
+    def took(self, *what: str | bytes) -> None:
+        """Count something as read."""
+        for each in what:
+            data = each.encode("utf-8", "surrogateescape") if isinstance(each, str) else each
+            self._hash.update(len(data).to_bytes(8, "big") + data)
+
+
+def read(path: str, environ: Mapping[str, str]) -> Document:
+    """Read a file and all that it includes; what is wrong ends up in the document's ``problems``."""
+    document = Document(environ)
+    _File(path, document, ()).read(Place(path, 0), path)
+    return document
+
+
+def content(path: str, shown: str, *, regular: bool = False) -> bytes:
+    """
+    Read a whole file.
+
+    :param shown: what messages call it.
+    :param regular: refuse pipes and devices, which might never end.
+    :raises Wrong: if it can't be read, is too long, or isn't a file.
+    """
+    try:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_CLOEXEC | os.O_NONBLOCK)) as file:
+            if regular and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise Wrong(f"{shown} is no regular file", "a regular file")
+            os.set_blocking(file.fileno(), True)
+            data = file.read(LONGEST + 1)
+    except FileNotFoundError:
+        raise Wrong(f"there is no file {shown}") from None
+    except Wrong:
+        raise
+    except IsADirectoryError:
+        raise Wrong(f"{shown} is a folder", "a file") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a path"
+        raise Wrong(f"{shown} can't be read: {reason}") from None
+    if len(data) > LONGEST:
+        raise Wrong(f"{shown} is longer than {LONGEST // 1024 // 1024} MiB")
+    return data
+
+
+@dataclass(slots=True)
+class _File:
+    """One file while it is read."""
+
+    path: str
+    document: Document
+    above: tuple[str, ...]
+    section: Section | None = None
+    option: str = ""
+    place: Place = NOWHERE
+    lines: list[Line] = field(default_factory=list)
+    broken: bool = False
+    lost: bool = False
+    patterns: list[Text] = field(default_factory=list)
+
+    def read(self, asked: Place, shown: str) -> None:
+        try:
+            data = content(self.path, shown)
+        except Wrong as wrong:
+            title, option = ("gateway", "include") if self.above else ("", "")
+            self.document.problems.append(Problem(*asked, title, option, wrong.what, wrong.expected))
+            return
+        self.document.files.append(self.path)
+        self.document.took(data)
+        try:
+            text = data.removeprefix(b"\xef\xbb\xbf").decode()
+        except UnicodeDecodeError as error:
+            place = Place(self.path, data.count(b"\n", 0, error.start) + 1)
+            self.document.note(place, None, "", Wrong("this is not UTF-8 text", "a text file in UTF-8"))
+            return
+        for number, line in enumerate(text.split("\n"), 1):
+            self._line(line.removesuffix("\r"), Place(self.path, number))
+        self._end_option()
+        for pattern in self.patterns:
+            self._include(pattern)
+
+    def _line(self, line: str, place: Place) -> None:
+        stripped = line.strip(BLANK)
+        if not stripped or stripped[0] in ";#":
+            return
+        if found := _CONTROL.search(line):
+            self._note(place, Wrong(f"there is a control character (0x{ord(found[0]):02x}) in this line"))
+            self.broken = True
+            return
+        if line[0] in BLANK:
+            if self.option:
+                self._value(stripped, place)
+            elif not self.lost:
+                wrong = Wrong("this line is indented, so it goes on with an option above, but there is none above it")
+                self._note(place, wrong)
+            return
+        self._end_option()
+        if line[0] == "[":
+            self._open_section(line, place)
+        else:
+            self._open_option(line, place)
+
+    def _open_section(self, line: str, place: Place) -> None:
+        self.section = None
+        self.lost = True
+        found = _SECTION.fullmatch(line.rstrip(BLANK))
+        if found is None or not _KIND.fullmatch(found[1]):
+            self._note(place, Wrong("this is no section", "[KIND NAME]"))
+            return
+        kind, name = found[1], found[2] or ""
+        if name and not _NAME.fullmatch(name):
+            expected = "a name of letters, digits, `_`, `-` and `.`, with no `-` at its start"
+            self._note(place, Wrong(f"{name!r} can't be a section's name", expected))
+            return
+        self.lost = False
+        self.section = Section(kind, name, place)
+        first = self.document.sections.setdefault((kind, name), self.section)
+        if first is not self.section and (kind != "gateway" or not self.above):
+            self._note(place, Wrong(f"this section is here twice, first at {first.place}"))
+
+    def _open_option(self, line: str, place: Place) -> None:
+        name, equals, value = line.partition("=")
+        name = name.rstrip(BLANK)
+        if not equals or not _OPTION.fullmatch(name):
+            hint = "did you mean `=` instead of `:`?" if not equals and ":" in line else ""
+            self._note(place, Wrong("this is neither a section nor an option", "[KIND NAME] or option = value", hint))
+            self.lost = True  # so that lines that go on with it are not reported as well
+            return
+        if self.section is None:
+            if not self.lost:
+                self.document.note(
+                    place, None, name, Wrong("this option stands before any section", "[KIND NAME] above it")
+                )
+            return
+        self.option, self.place = name, place
+        self._value(value, place)
+
+    def _value(self, text: str, place: Place) -> None:
+        try:
+            self.lines.append(scan(text, place, self._substitute))
+        except Wrong as wrong:
+            self._note(place, wrong)
+            self.broken = True
+
+    def _end_option(self) -> None:
+        if self.option and self.section is not None:
+            value = Text.of(self.lines, self.place)
+            self._keep(self.section, Option(self.option, self.place, value, self.broken))
+        self.option, self.lines, self.broken = "", [], False
+
+    def _keep(self, section: Section, option: Option) -> None:
+        if section.kind == "gateway" and option.name == "include" and not option.broken:
+            self._ask_for(option)
+        kept = self.document.sections[section.kind, section.name]
+        if kept is not section:  # a section that is here twice: only a [gateway] that includes is welcome
+            if section.kind == "gateway" and option.name != "include":
+                wrong = Wrong(f"only `include` may stand in [gateway] here; the main file's is at {kept.place}")
+                self.document.note(option.place, section, option.name, wrong)
+            elif option.name in section.options:
+                self._twice(section, option)
+            section.options[option.name] = option
+            return
+        if option.name in section.options:
+            self._twice(section, option)
+        else:
+            section.options[option.name] = option
+
+    def _twice(self, section: Section, option: Option) -> None:
+        first = section.options[option.name].place
+        self.document.note(option.place, section, option.name, Wrong(f"this option is here twice, first at {first}"))
+
+    def _ask_for(self, option: Option) -> None:
+        try:
+            self.patterns += option.value.items()
+        except Wrong as wrong:
+            place = wrong.at.place if isinstance(wrong.at, Text) else option.place
+            self.document.note(place, self.section, option.name, wrong)
+
+    def _include(self, pattern: Text) -> None:
+        folder = os.path.dirname(self.path)
+        known = {os.path.realpath(path) for path in self.document.files}
+        around = {os.path.realpath(path) for path in (*self.above, self.path)}
+        wild = any(sign in pattern for sign in "*?[")
+        path = os.path.join(folder, pattern)
+        for found in sorted(glob.glob(path)) if wild else [path]:
+            real = os.path.realpath(found)
+            shown = pattern.shown if pattern.secret else found
+            if real in around:
+                wrong = Wrong(f"{shown} includes itself in a circle", "each file once")
+            elif real in known:
+                wrong = Wrong(f"{shown} is included twice", "each file once")
+            else:
+                known.add(real)
+                _File(found, self.document, (*self.above, self.path)).read(pattern.place, shown)
+                continue
+            self.document.problems.append(Problem(*pattern.place, "gateway", "include", wrong.what, wrong.expected))
+
+    def _substitute(self, expression: str) -> str:
+        if expression.startswith("file:"):
+            path = os.path.join(os.path.dirname(self.path), expression.removeprefix("file:"))
+            data = content(path, path, regular=True)
+            self.document.files.append(path)
+            self.document.took(data)
+            try:
+                return data.decode().rstrip("\r\n")
+            except UnicodeDecodeError:
+                raise Wrong(f"{path} is not UTF-8 text", "a text file in UTF-8") from None
+        found = _VARIABLE.fullmatch(expression)
+        if found is None:
+            raise Wrong(f"${{{expression}}} is no substitution", "${NAME}, ${NAME:-default} or ${file:PATH}")
+        value = self.document.environ.get(found[1]) or found[2]  # as in a shell, `:-` holds for an empty variable too
+        if value is None:
+            value = self.document.environ.get(found[1])
+        if value is None:
+            raise Wrong(
+                f"the environment variable {found[1]} is not set", f"a value for it, or ${{{found[1]}:-a default}}"
+            )
+        self.document.took(found[1], value)
+        return value
+
+    def _note(self, place: Place, wrong: Wrong) -> None:
+        self.document.note(place, self.section, self.option, wrong)

@@ -1,0 +1,100 @@
+"""
+Values that name other sections: ``upstream = users``, ``policies = cors shop, jwt main``.
+
+    fallback: Annotated[str, section_name("upstream")]
+
+A name is taken as it stands and noted; whether anything defines it is seen when all sections are read (``resolving``).
+A form that holds a name among other things calls ``refer`` with that piece of its text.
+
+Not here: what sections there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
+
+from apigw.config.text import Text, Wrong
+from apigw.config.values import Form, one_line
+
+POLICY = "policy"
+"""The role of everything that a ``policies`` list may name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A name that something must define: a section of this kind, or one that plays this role."""
+
+    text: Text
+    role: str
+
+
+_noted: ContextVar[list[Reference] | None] = ContextVar("noted", default=None)
+
+
+@contextmanager
+def noting() -> Iterator[list[Reference]]:
+    """Collect the references of the settings that are made inside."""
+    found: list[Reference] = []
+    token = _noted.set(found)
+    try:
+        yield found
+    finally:
+        _noted.reset(token)
+
+
+def refer(text: Text, role: str) -> str:
+    """Take a text as the name of a section of that kind or role, which must exist."""
+    name = one_line(text)
+    noted = _noted.get()
+    if noted is not None:
+        noted.append(Reference(text, role))
+    return name
+
+
+class PolicyReference(NamedTuple):
+    """
+    One item of a ``policies`` list.
+
+    :ivar kind: empty in ``-NAME``, which says no kind.
+    :ivar name: empty for a bare kind.
+    :ivar removed: it begins with ``-``: the policy is taken out of the defaults.
+    """
+
+    kind: str
+    name: str
+    removed: bool = False
+
+    def __str__(self) -> str:
+        return "-" * self.removed + " ".join(filter(None, (self.kind, self.name)))
+
+
+def parse_policy(text: Text) -> PolicyReference:
+    """An item of a list of policies: kind and name, a bare kind, or a name (also with its kind) behind a ``-``."""
+    refer(text, POLICY)
+    removed = text.startswith("-")
+    words = text.removeprefix("-").split()
+    if not words or len(words) > 2 or text.startswith(("- ", "--")):
+        raise Wrong("{shown} names no policy")
+    if len(words) == 1:
+        return PolicyReference("", words[0], removed=True) if removed else PolicyReference(words[0], "")
+    return PolicyReference(words[0], words[1], removed)
+
+
+def section_name(role: str) -> Form:
+    """
+    Give the form for names of sections.
+
+    :param role: their kind, or another kind that may stand for it.
+    """
+    return Form(f"{role} name", f"the name of a section [{role} NAME]", lambda text: refer(text, role))
+
+
+UpstreamName = Annotated[str, section_name("upstream")]
+PolicyItem = Annotated[
+    PolicyReference,
+    Form("policy", "KIND NAME, KIND, or -NAME to take one of [defaults] out", parse_policy),
+]
