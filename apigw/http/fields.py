@@ -1,0 +1,110 @@
+"""
+Field lines: bytes to pairs and back, strictly (RFC 9110 5, RFC 9112 5).
+
+Refused: obs-fold, bare CR, bare LF, NUL and other controls, white space before the colon, names that are no token.
+The check of a whole block is a handful of bytes methods, each one pass in C; a loop over characters would cost more
+than everything else that is done for a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from apigw.exchange.headers import Pair
+
+TOKEN = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+"""The characters of a token (RFC 9110 5.6.2)."""
+
+_LINES = bytes([9, 10, 13, *range(32, 127), *range(128, 256)])
+"""What may stand in a block of field lines: HTAB, SP, VCHAR, obs-text, and the CRLFs between."""
+
+_VALUE = bytes([9, *range(32, 127), *range(128, 256)])
+
+_KNOWN: dict[bytes, bytes] = {}
+"""Names that were found to be tokens, with their lower case. Bounded: clients could send any number of names."""
+_MOST_KNOWN = 2048
+
+HOP_BY_HOP = frozenset({
+    b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te",
+    b"transfer-encoding", b"upgrade",
+})  # fmt: skip
+"""Fields that end at a proxy (RFC 9110 7.6.1), beside those that Connection names."""
+
+
+class MalformedFields(ValueError):
+    """Field lines that RFC 9112 does not allow; the words are safe to show."""
+
+
+def is_token(text: bytes) -> bool:
+    """True for one or more token characters."""
+    return bool(text) and not text.translate(None, TOKEN)
+
+
+def is_field_value(value: bytes) -> bool:
+    """True if ``value`` can be written as a field value: no CR, LF, NUL or other control."""
+    return not value.translate(None, _VALUE)
+
+
+def _lower(name: bytes) -> bytes:
+    if not is_token(name):
+        if name[:1] in (b" ", b"\t"):
+            raise MalformedFields("a field line is folded (obs-fold)")
+        if name[-1:] in (b" ", b"\t"):
+            raise MalformedFields("white space stands before a colon")
+        raise MalformedFields("a field name is not a token")
+    lower = name.lower()
+    if len(_KNOWN) < _MOST_KNOWN and len(name) < 64:
+        _KNOWN[name] = lower
+    return lower
+
+
+def parse_fields(block: bytes, *, lenient_colon: bool = False) -> list[tuple[bytes, bytes, bytes]]:
+    """
+    The fields of ``block``, field lines that each end in CRLF, as (name, value, lower-case name).
+
+    :param lenient_colon: white space before a colon is removed, as a proxy must for responses (RFC 9112 5.1).
+    :raises MalformedFields: for anything the grammar does not allow.
+    """
+    lines = block.count(b"\r\n")
+    if block.count(b"\r") != lines or block.count(b"\n") != lines or not block.endswith(b"\r\n"):
+        if block:
+            raise MalformedFields("a CR or LF stands alone")
+        return []
+    if block.translate(None, _LINES):
+        raise MalformedFields("a field holds a control character")
+    fields = []
+    known = _KNOWN
+    for line in block[:-2].split(b"\r\n"):
+        name, colon, value = line.partition(b":")
+        if not colon:
+            raise MalformedFields("a field line is folded" if line[:1] in (b" ", b"\t") else "a line has no colon")
+        lower = known.get(name)
+        if lower is None:
+            if lenient_colon:
+                name = name.rstrip(b" \t")
+            lower = _lower(name)
+        fields.append((name, value.strip(b" \t"), lower))
+    return fields
+
+
+def serialise(pairs: Iterable[Pair]) -> bytes:
+    """
+    Pairs as field lines, each with its CRLF.
+
+    :raises ValueError: for a name or value that can't be written: an injection, whoever tried it.
+    """
+    lines = []
+    for name, value in pairs:
+        if name not in _KNOWN:
+            _lower(name)
+        lines.append(b"%b: %b\r\n" % (name, value))
+    block = b"".join(lines)
+    count = len(lines)
+    if block.count(b"\n") != count or block.count(b"\r") != count or block.translate(None, _LINES):
+        raise MalformedFields("a field value holds a control character")
+    return block
+
+
+def list_members(value: bytes) -> list[bytes]:
+    """The members of a comma-separated list of tokens, in lower case, empty ones left out (RFC 9110 5.6.1)."""
+    return [member for part in value.lower().split(b",") if (member := part.strip(b" \t"))]

@@ -1,0 +1,199 @@
+"""
+Sockets to listen on: made from an endpoint, or taken from systemd.
+
+    endpoint = tcp:8080:interface=127.0.0.1     ; without an interface: every IPv4 one
+    endpoint = unix:/run/apigw/http.sock:mode=660
+    endpoint = systemd:public                   ; FileDescriptorName= of the socket unit; or its number, from 0
+
+They are bound and listening when ``open_socket`` returns: what can go wrong does so before anything is served, and
+before privileges are dropped. Not here: accepting (``listeners``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import socket
+import stat
+
+from twisted.internet.endpoints import _SystemdParser
+from twisted.logger import Logger
+
+from apigw.config.addresses import EndpointAddress
+
+log = Logger()
+
+BACKLOG = 4096
+"""Connections that may wait to be accepted; the kernel's net.core.somaxconn limits it further."""
+
+
+_made: dict[str, tuple[int, int, int]] = {}
+"""The UNIX sockets' paths that were bound here: by which process, and which file that was."""
+
+
+class CannotListen(Exception):
+    """An endpoint can't be listened on; the words are for whoever wrote it."""
+
+
+def open_socket(endpoint: EndpointAddress) -> socket.socket:
+    """
+    Give a socket that listens, non-blocking and not inherited by programs that are started.
+
+    :raises CannotListen: with the endpoint and the system's reason.
+    """
+    try:
+        if endpoint.kind == "tcp":
+            return _open_tcp(endpoint.host, endpoint.port)
+        if endpoint.kind == "unix":
+            return _open_unix(str(endpoint.path), endpoint.mode)
+        return _take_systemd(endpoint.name)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise CannotListen(f"cannot listen on {endpoint}: {why[:1].lower()}{why[1:]}") from error
+
+
+def _open_tcp(host: str, port: int) -> socket.socket:
+    family, kind, proto, _, address = socket.getaddrinfo(
+        host,
+        port,
+        type=socket.SOCK_STREAM,
+        flags=socket.AI_PASSIVE,
+    )[0]
+    sock = socket.socket(family, kind, proto)
+    try:
+        # A restart need not wait until the connections of the last run are forgotten.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    sock.setblocking(False)
+    return sock
+
+
+def _open_unix(path: str, mode: int) -> socket.socket:
+    if len(os.fsencode(path)) > 107:  # a NUL ends the 108 bytes of sockaddr_un
+        raise OSError(errno.ENAMETOOLONG, "the path has more than 107 bytes")
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # By the umask, and not by a chmod afterwards: nobody can connect in between.
+    umask = os.umask(0o777 & ~mode)
+    try:
+        sock.bind(path)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        os.umask(umask)
+    _made[path] = _identity(path)
+    sock.setblocking(False)
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket that a process left behind which ended without removing it."""
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise OSError(errno.EADDRINUSE, "the path is there already, and is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.setblocking(False)  # a listener with a full queue must not hold us up
+        try:
+            caller.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except BlockingIOError:
+            pass
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def remove_path(sock: socket.socket) -> None:
+    """Remove the file of a UNIX socket that this process made, unless another has put its own there since."""
+    path = sock.getsockname() if sock.family == socket.AF_UNIX else ""
+    if path in _made:
+        with contextlib.suppress(FileNotFoundError):
+            if _made.pop(path) == _identity(path):
+                os.unlink(path)
+
+
+def _identity(path: str) -> tuple[int, int, int]:
+    found = os.stat(path, follow_symlinks=False)
+    return os.getpid(), found.st_dev, found.st_ino
+
+
+def _take_systemd(name: str) -> socket.socket:
+    descriptor = _systemd_descriptor(name)
+    # A copy: the endpoint may be dropped by one reload and come back with the next.
+    sock = socket.socket(fileno=os.dup(descriptor))
+    if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        sock.close()
+        raise OSError(errno.EINVAL, "it is not a stream socket that listens")
+    os.set_inheritable(descriptor, False)
+    sock.setblocking(False)
+    return sock
+
+
+def _systemd_descriptor(name: str) -> int:
+    # Twisted reads LISTEN_FDS and the others when its endpoints are imported, and removes them from the environment.
+    passed = _SystemdParser._sddaemon
+    descriptors, names = passed._descriptors, passed._names
+    if not descriptors:
+        if os.environ.get("LISTEN_FDS"):
+            raise OSError(errno.ENOTCONN, "systemd passed its sockets to another process")
+        raise OSError(errno.ENOTCONN, "systemd passed no sockets; is this started by a socket unit?")
+    if name.isdigit() and int(name) < len(descriptors):
+        return descriptors[int(name)]
+    found = [number for number, each in enumerate(names) if each == name]
+    if not found:
+        raise OSError(
+            errno.ENOENT, f"systemd passed {len(descriptors)} sockets ({', '.join(names)}), none is called {name}"
+        )
+    if len(found) > 1:
+        numbers = ", ".join(f"systemd:{number}" for number in found)
+        raise OSError(errno.EINVAL, f"systemd passed {len(found)} sockets of this name: say which ({numbers})")
+    return descriptors[found[0]]
+
+
+class Descriptors:
+    """
+    The process' open files, of which every connection is one.
+
+    When there are no more, uvloop accepts and closes what comes, so that nothing hangs and nothing spins; ``check``
+    is what says so in the log.
+    """
+
+    def __init__(self) -> None:
+        self._short = False
+
+    def raise_limit(self) -> int:
+        """Allow as many as the system lets this process have; that many."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != hard:
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            except (OSError, ValueError):  # a sandbox that forbids it
+                return soft
+        return hard
+
+    def check(self) -> None:
+        """Log when there are none left, and when there are some again. Call it every second or so."""
+        try:
+            os.close(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            if not self._short and error.errno in (errno.EMFILE, errno.ENFILE):
+                self._short = True
+                limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+                log.error("no file descriptors are left (limit {limit}): new connections are closed", limit=limit)
+        else:
+            if self._short:
+                self._short = False
+                log.info("file descriptors are free again: new connections are served")

@@ -1,0 +1,179 @@
+"""Fields, heads and chunks without sockets."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apigw.exchange.errors import ClientFault
+from apigw.http.chunked import ChunkedReader, MalformedChunks, chunk, last_chunk
+from apigw.http.dates import http_date
+from apigw.http.fields import TOKEN, MalformedFields, is_field_value, is_token, list_members, parse_fields, serialise
+from apigw.http.forwarded import Forwarding
+from apigw.http.h1_heads import RequestHead, RequestHeads, RequestLine, ResponseHeads
+
+NAMES = st.text(TOKEN.decode(), min_size=1, max_size=12).map(str.encode)
+VALUES = st.binary(max_size=20).filter(is_field_value).map(lambda value: value.strip(b" \t"))
+FIELDS = st.lists(st.tuples(NAMES, VALUES), max_size=8)
+
+
+@given(FIELDS)
+def test_what_is_written_is_read_back(pairs: list[tuple[bytes, bytes]]) -> None:
+    assert [(name, value) for name, value, _ in parse_fields(serialise(pairs))] == pairs
+
+
+@given(st.binary(max_size=40))
+def test_whatever_is_read_can_be_written_again(block: bytes) -> None:
+    try:
+        fields = parse_fields(block + b"\r\n")
+    except MalformedFields:
+        return
+    for name, value, lower in fields:
+        assert is_token(name)
+        assert is_field_value(value)
+        assert lower == name.lower()
+    serialise([(name, value) for name, value, _ in fields])
+
+
+@given(NAMES, st.binary(max_size=20))
+def test_no_value_becomes_two_lines(name: bytes, value: bytes) -> None:
+    try:
+        block = serialise([(name, value)])
+    except ValueError:
+        assert not is_field_value(value)
+        return
+    assert block.count(b"\n") == block.count(b"\r") == 1
+
+
+@pytest.mark.parametrize("name", [b"", b"a b", b"a:", b"a\r\nb", b"\xc3\xbc"])
+def test_no_name_that_is_no_token_is_written(name: bytes) -> None:
+    with pytest.raises(MalformedFields):
+        serialise([(name, b"1")])
+
+
+def test_list_members() -> None:
+    assert list_members(b"a,,B ,\t c") == [b"a", b"b", b"c"]
+
+
+@given(st.lists(st.binary(min_size=1, max_size=50), max_size=6), FIELDS, st.lists(st.integers(0, 400), max_size=6))
+def test_chunks_are_read_back_at_any_split(
+    pieces: list[bytes], trailers: list[tuple[bytes, bytes]], cuts: list[int]
+) -> None:
+    trailers = [(b"X-" + name, value) for name, value in trailers]
+    trailers = [pair for pair in trailers if not pair[0].lower().startswith((b"x-forwarded", b"x-re"))]
+    data = b"".join(map(chunk, pieces)) + last_chunk(trailers) + b"next"
+    reader, content, rest = ChunkedReader(), b"", b""
+    places = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
+    for start, end in pairwise(places):
+        if reader.ended:
+            rest += data[start:end]
+        else:
+            more, rest = reader.feed(data[start:end])
+            content += more
+    assert reader.ended
+    assert content == b"".join(pieces)
+    assert (reader.trailers or []) == trailers
+    assert rest == b"next"
+
+
+@given(st.binary(max_size=60), st.integers(0, 60))
+def test_nonsense_is_the_same_nonsense_at_any_split(data: bytes, cut: int) -> None:
+    def read(*pieces: bytes) -> tuple[bytes, bool] | None:
+        reader, content = ChunkedReader(), b""
+        try:
+            for piece in pieces:
+                if not reader.ended:
+                    content += reader.feed(piece)[0]
+        except MalformedChunks:
+            return None
+        return content, reader.ended
+
+    assert read(data) == read(data[:cut], data[cut:])
+
+
+def test_heads_are_remembered_but_not_without_end() -> None:
+    heads = RequestHeads(100)
+    first = heads.get(b"Host: a\r\n")
+    assert heads.get(b"Host: a\r\n") is first
+    for number in range(3000):
+        heads.get(b"Host: a\r\nX: %d\r\n" % number)
+    assert len(heads._remembered) <= 1024
+    long = b"X: " + b"a" * 5000 + b"\r\n"
+    assert heads.get(long) is not heads.get(long)
+    answers = ResponseHeads()
+    for number in range(3000):
+        answers.get(b"HTTP/1.1 200 OK\r\nX: %d\r\n" % number)
+    assert len(answers._remembered) <= 1024
+
+
+@given(st.binary(max_size=40))
+def test_a_request_line_is_good_or_refused(line: bytes) -> None:
+    try:
+        parsed = RequestLine(line, 100)
+    except ClientFault as fault:
+        assert fault.status in {400, 414, 505}  # noqa: PT017 - it may also be good
+        return
+    assert line == b"%b %b HTTP/%b" % (parsed.method, parsed.target, parsed.version)
+
+
+def test_the_date_is_formatted_once_a_second() -> None:
+    first = http_date(5.1)
+    assert first.startswith(b"Date: ")
+    assert first.endswith(b" GMT\r\n")
+    assert http_date(5.9) is first
+    assert http_date(6.0) is not first
+
+
+def forwarding(
+    *lines: bytes, peer: str = "10.0.0.1", trusted: tuple[str, ...] = ("10.0.0.1", "10.0.0.2")
+) -> Forwarding:
+    head = RequestHead(b"".join(line + b"\r\n" for line in lines))
+    return Forwarding(head, peer, scheme=b"http", host=b"a", trusted=lambda address: address in trusted)
+
+
+@pytest.mark.parametrize(
+    ("received", "client"),
+    [
+        (b"X-Forwarded-For: 1.1.1.1", "1.1.1.1"),
+        (b"X-Forwarded-For: 6.6.6.6, 1.1.1.1", "1.1.1.1"),
+        (b"X-Forwarded-For: 6.6.6.6, 1.1.1.1, 10.0.0.2", "1.1.1.1"),
+        (b"X-Forwarded-For: 10.0.0.2", "10.0.0.2"),
+        (b"X-Forwarded-For: unknown, 10.0.0.2", "10.0.0.2"),
+        (b"X-Forwarded-For: 1.1.1.1:4711", "1.1.1.1"),
+        (b"X-Forwarded-For: [2001:DB8::1]:47", "2001:db8::1"),
+        (b"X-Forwarded-For: 2001:db8::1", "2001:db8::1"),
+        (b"X-Forwarded-For: nonsense", "10.0.0.1"),
+        (b"X-Forwarded-For:", "10.0.0.1"),
+        (b'Forwarded: for="[2001:db8::1]:47"', "2001:db8::1"),
+        (b"Forwarded: for=6.6.6.6, proto=http;for=1.1.1.1", "1.1.1.1"),
+        (b"Forwarded: for=_hidden", "10.0.0.1"),
+        (b"Forwarded: nonsense", "10.0.0.1"),
+    ],
+)
+def test_the_client_is_the_nearest_address_that_is_not_trusted(received: bytes, client: str) -> None:
+    assert forwarding(received).client == client
+    assert forwarding(received, peer="9.9.9.9").client == "9.9.9.9"
+
+
+def test_a_client_of_ipv6_and_one_without_an_address() -> None:
+    assert b'Forwarded: for="[2001:db8::1]";' in forwarding(peer="2001:db8::1").lines
+    assert b"X-Forwarded-For: 2001:db8::1\r\n" in forwarding(peer="2001:db8::1").lines
+    assert b"Forwarded: for=unknown;" in forwarding(peer="unix:").lines
+
+
+@pytest.mark.parametrize("bad", [b"a b", b"x" * 129, b"a\xff", b"<script>", b""])
+def test_a_request_id_that_is_none_is_not_taken(bad: bytes) -> None:
+    assert forwarding(b"X-Request-Id: " + bad).request_id == b""
+    assert forwarding(b"X-Request-Id: abc-1").request_id == b"abc-1"
+
+
+def test_claims_are_checked() -> None:
+    odd = forwarding(b"X-Forwarded-Proto: gopher", b"X-Forwarded-Host: a/b", b"X-Forwarded-Prefix: //evil")
+    assert (odd.scheme, odd.prefix) == (b"http", b"")
+    assert b"X-Forwarded-Host: a\r\n" in odd.lines
+    good = forwarding(b"X-Forwarded-Proto: HTTPS", b"X-Forwarded-Host: shop.example:81", b"X-Forwarded-Prefix: /x/")
+    assert (good.scheme, good.prefix) == (b"https", b"/x")
+    assert b"X-Forwarded-Host: shop.example:81\r\n" in good.lines
