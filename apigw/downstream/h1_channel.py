@@ -1,0 +1,193 @@
+"""
+``H1Channel``: one HTTP/1 connection from a client (RFC 9112): requests in, responses out, one exchange after the other.
+
+The way of a request: ``data_received`` finds a head, ``_begin`` makes a ``Request`` of it and hands it to the resource
+tree; whatever answers calls ``respond``; ``_finish`` writes the exchange into log and metrics and goes on with what the
+client sent meanwhile (pipelining: answered in order, because nothing is read ahead).
+
+Back-pressure: a client that reads slowly pauses the response's source; a service that reads slowly pauses this
+connection. A client that goes away cancels what was begun for it.
+
+Not here: parsing (``apigw.http``), TLS (``apigw.net.tls`` stands between the socket and this), HTTP/2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from apigw.downstream.h1_requests import DRAIN_GRACE, EOF_GRACE, LINGER
+from apigw.downstream.h1_responses import ResponseWriter
+from apigw.exchange.errors import ClientFault, ClientGone, UpstreamFault
+from apigw.exchange.request import Request
+
+EOF_SILENCE = 5.0
+"""Seconds that an answer which was begun may be silent then."""
+
+
+class H1Channel(ResponseWriter):
+    """One connection. Its transport is a uvloop (or asyncio) transport, or TLS over one."""
+
+    __slots__ = ()
+
+    # The end of an exchange
+
+    def _finish(self) -> None:
+        """The response is written: log it, and go on."""
+        self._ended()
+        transport = self._transport
+        if transport is None:
+            return
+        if self._close:
+            if self._linger or self._body is not None:
+                self._body = None
+                self._linger_on(transport)
+            else:
+                transport.close()
+            return
+        if self._pause_reasons:
+            self._resume(3)
+        if (self._buffer or self._eof_at) and not self._looping:
+            self._go_on(transport)
+
+    def _go_on(self, transport: asyncio.Transport) -> None:
+        """Serve what was pipelined; close if there is nothing and nothing more will come."""
+        if self._eof_at:
+            self._eof_at = self._activity
+            if not self._buffer:
+                transport.close()
+        if not self._write_paused:
+            data, self._buffer = self._buffer, b""
+            self._serve(data)
+
+    def _ended(self) -> None:
+        request = self._request
+        if request is None:
+            return
+        self._request = None
+        request._cancellers = None
+        self._activity = now = self.site.clock()
+        self.site.finished(request, self._status, self._bytes_out, now)
+
+    def _linger_on(self, transport: asyncio.Transport) -> None:
+        """Half-close, read on for a moment, then close (RFC 9112 9.6): a reset could destroy the answer on its way."""
+        self._linger = self.site.clock() + LINGER
+        self._taken_in = 0
+        self._buffer = b""
+        self._resume(3)
+        if transport.can_write_eof():
+            transport.write_eof()
+        self.site.wheel.watch(self, self._linger)
+
+    def _client_gone(self) -> None:
+        request = self._request
+        body, self._body = self._body, None
+        if request is not None:
+            if not request.reason:
+                request.reason = "client_gone"
+            if not self._status:
+                self._status = 499
+            self._ended_while_working(request)
+        if body is not None:
+            body.fail(ClientGone("the client closed the connection before its content was complete"))
+
+    def _ended_while_working(self, request: Request) -> None:
+        cancellers, request._cancellers = request._cancellers, None
+        response_body, self._response_body = self._response_body, None
+        self._headless = None
+        self._ended()
+        if response_body is not None:
+            response_body.cancel()
+        request._cancellers = cancellers
+        request.cancel()
+
+    def check(self, now: float) -> float:
+        """The wheel's look: end what takes too long; when to look again."""
+        transport = self._transport
+        if transport is None:
+            return 0.0
+        request = self._request
+        if request is None:
+            return self._check_between(transport, now)
+        limits = self.site.limits
+        again = now + limits.keepalive
+        if self._eof_at:
+            until = self._eof_at + (EOF_SILENCE if self._status else EOF_GRACE)
+            if now >= until and not self._write_paused:
+                self._client_gone()
+                transport.abort()
+                return 0.0
+            again = min(again, max(until, now))
+        if request.deadline:
+            if now >= request.deadline:
+                self._fail(
+                    request, UpstreamFault("the time for this request is up", status=504, reason="deadline_exceeded")
+                )
+                return now + 1.0
+            again = min(again, request.deadline)
+        if self._body is not None and not self._pause_reasons & 1:
+            if now >= self._activity + limits.body:
+                fault = ClientFault("the content took too long", status=408, reason="body_timeout")
+                self._give_up_on_body(self._body, fault)
+                return now + 1.0
+            again = min(again, self._activity + limits.body)
+        if self._write_paused:
+            if now >= self._activity + limits.body:
+                request.reason = "client_too_slow"
+                transport.abort()
+                return 0.0
+            again = min(again, self._activity + limits.body)
+        return again
+
+    def _check_between(self, transport: asyncio.Transport, now: float) -> float:
+        """The same between two exchanges, and after the last one."""
+        limits = self.site.limits
+        if self._write_paused or transport.is_closing():  # the client does not take what was written
+            until = max(self._activity + limits.body, self._linger)
+            if now >= until:
+                transport.abort()
+                return 0.0
+            return until
+        if self._linger:
+            if now >= self._linger:
+                transport.abort()
+                return 0.0
+            return self._linger
+        if self._head_since:
+            if now >= self._head_since + limits.head:
+                self._refuse(ClientFault("the head took too long", status=408, reason="head_timeout"))
+                return self._linger
+            return self._head_since + limits.head
+        until = self._activity + (DRAIN_GRACE if self.site.draining else limits.keepalive)
+        if now >= until:
+            transport.close()
+            return now + limits.body
+        return until
+
+    # Going away
+
+    def drain(self) -> None:
+        """
+        Close now if idle, else after the exchange at work.
+
+        A client that was just answered may be sending its next request: closing on it would be a reset. It gets
+        ``DRAIN_GRACE`` seconds, and its answer says that the connection closes.
+        """
+        if self._transport is None:
+            return
+        if self._request is not None:
+            self._close = True
+        elif not self._linger and not self._head_since:
+            until = self._activity + DRAIN_GRACE
+            if self.site.clock() >= until:
+                self._transport.close()
+            else:
+                self.site.wheel.watch(self, until)
+
+    def abort(self) -> None:
+        """Cut the connection: the gateway ends, and an exchange that is at work had its time."""
+        request = self._request
+        if request is not None and not request.reason:
+            request.reason = "gateway_stopped"
+            self._status = self._status or 503
+        if self._transport is not None:
+            self._transport.abort()

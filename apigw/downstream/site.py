@@ -1,0 +1,125 @@
+"""
+``GatewaySite``: what all connections of one listener share, as a ``twisted.web.server.Site`` whose channel is ours.
+
+Not here: one connection (``h1_channel``); the resource tree (``apigw.routing.tree``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from time import monotonic
+from typing import Protocol
+
+from twisted.web.resource import IResource
+from twisted.web.server import Site
+
+from apigw.exchange.request import Request
+from apigw.exchange.responder import Done
+from apigw.http.h1_heads import RequestHeads
+from apigw.net.timers import Wheel
+
+MOST_LINES = 4096
+"""Request lines remembered a listener: hot paths are parsed once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """
+    What a client may cost.
+
+    Sizes in bytes, times in seconds; 0 means no limit for ``max_body``.
+    """
+
+    max_head: int = 32 * 1024
+    max_headers: int = 100
+    max_target: int = 8 * 1024
+    max_body: int = 0
+    head: float = 10.0
+    body: float = 60.0
+    keepalive: float = 75.0
+
+
+class Root(Protocol):
+    """The resource tree's lean way in."""
+
+    normalise: Callable[[bytes], bytes]
+
+    def route(self, request: Request, done: Done) -> None: ...
+
+
+class Channel(Protocol):
+    """A connection, whichever HTTP it speaks."""
+
+    def drain(self) -> None:
+        """Close now if idle, else after the exchange at work."""
+
+    def abort(self) -> None:
+        """Cut the connection."""
+
+
+Finished = Callable[[Request, int, int, float], None]
+"""Called with the request, the status sent (0: none), the bytes sent and the monotonic time, once an exchange ended."""
+
+
+class GatewaySite(Site):
+    """
+    The factory of a listener's connections.
+
+    :ivar root: the resource tree; a reload puts another in its place between two requests.
+    :ivar trusted: whether an address is one of ``trusted_proxies``.
+    :ivar draining: set when the gateway goes away: connections close after the exchange that they are at.
+    """
+
+    def __init__(
+        self,
+        root: IResource,
+        *,
+        limits: Limits,
+        wheel: Wheel,
+        trusted: Callable[[str], bool],
+        finished: Finished,
+        scheme: bytes = b"http",
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        super().__init__(root)  # type: ignore[no-untyped-call]
+        self.wheel = wheel
+        self.trusted = trusted
+        self.finished = finished
+        self.scheme = scheme
+        self.clock = clock
+        self.draining = False
+        self.connections: set[Channel] = set()
+        self._number = count(int.from_bytes(os.urandom(3), "big")).__next__
+        self._id_prefix = os.urandom(6).hex().encode()
+        self.use_limits(limits)
+        self.use_root(root)  # type: ignore[arg-type]
+
+    def use_limits(self, limits: Limits) -> None:
+        """Put other limits in place, for requests from now on."""
+        self.limits = limits
+        self.heads = RequestHeads(limits.max_headers)
+        self.lines: dict[bytes, tuple[bytes, bytes, bytes, bytes | None, bytes | None, bytes]] = {}
+
+    def use_root(self, root: Root) -> None:
+        """Put another resource tree in place, for requests from now on."""
+        self.resource = self.root = root
+        self.normalise = root.normalise
+        self.lines.clear()
+
+    def next_id(self) -> bytes:
+        """A request id: 12 random digits of the process, 8 that count."""
+        return b"%b%08x" % (self._id_prefix, self._number() & 0xFFFFFFFF)
+
+    def drain(self) -> None:
+        """Close idle connections, and the others when their exchange ends."""
+        self.draining = True
+        for channel in list(self.connections):
+            channel.drain()
+
+    def abort(self) -> None:
+        """Cut every connection."""
+        for channel in list(self.connections):
+            channel.abort()
