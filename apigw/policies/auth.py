@@ -1,0 +1,150 @@
+"""
+Lets in whom any of several ways to authenticate lets in.
+
+    [auth any]
+    any = jwt main | api_key partners
+
+They are tried in this order until one succeeds. If none does, the client gets a plain 401 with every challenge; the
+access log has each one's reason.
+
+Not here: the ways to authenticate.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from apigw.config.references import parse_policy
+from apigw.config.text import Text, Wrong
+from apigw.config.values import Form, one_line
+from apigw.exchange.errors import ClientFault, GatewayError
+from apigw.exchange.request import Request
+from apigw.exchange.response import Response
+from apigw.policies.edits import FieldEdit
+from apigw.policies.policy import Environment, Policy, PolicySettings
+from apigw.policies.tokens import Refused
+
+
+def parse_alternatives(text: Text) -> tuple[tuple[str, str], ...]:
+    """``jwt main | api_key partners`` to kinds and names; a bare kind has an empty name."""
+    found = []
+    start = 0
+    for piece in one_line(text).split("|"):
+        item = parse_policy(text.part(start, start + len(piece)))
+        start += len(piece) + 1
+        if item.removed:
+            raise Wrong("an alternative can't be taken out here")
+        if item.kind == "auth":
+            raise Wrong("an alternative can't be another `auth`; write its alternatives here")
+        found.append((item.kind, item.name))
+    return tuple(found)
+
+
+def show_alternatives(alternatives: tuple[tuple[str, str], ...]) -> str:
+    """As they are written."""
+    return " | ".join(" ".join(filter(None, each)) for each in alternatives)
+
+
+Alternatives = Annotated[
+    tuple[tuple[str, str], ...],
+    Form("policies", "policies such as `jwt main | api_key partners`", parse_alternatives, show_alternatives),
+]
+
+
+class Settings(PolicySettings):
+    """Whom any of several policies lets in comes in."""
+
+    any: Alternatives
+    """``KIND NAME | KIND NAME``: the policies to try, in this order."""
+
+
+class Auth(Policy[Settings]):
+    """The policy ``auth``."""
+
+    authenticates = True
+
+    def __init__(self, settings: Settings, environment: Environment) -> None:
+        super().__init__(settings, environment)
+        self._alternatives: list[Any] = []
+        headers: frozenset[bytes] = frozenset()
+        for kind, name in settings.any:
+            label = f"{kind} {name}".strip()
+            try:
+                policy = environment.policy(kind, name)
+            except LookupError:
+                raise ValueError(f"any: there is no `{label}`") from None
+            if not getattr(policy, "authenticates", False) or not hasattr(policy, "on_request"):
+                raise ValueError(f"any: `{label}` does not authenticate")
+            headers |= getattr(policy, "identity_headers", frozenset())
+            self._alternatives.append(policy)
+        self.identity_headers = headers
+        self._stripped = FieldEdit(headers) if headers else None
+        if any(hasattr(policy, "on_response") for policy in self._alternatives):
+            self.on_response = self._on_response
+
+    def on_request(self, request: Request) -> object:
+        if self._stripped is not None:
+            # Also what only an alternative sets that is never asked.
+            self._stripped.apply(request)
+        return self._from(request, 0, [])
+
+    def _from(self, request: Request, start: int, refusals: list[GatewayError | Response]) -> object:
+        """Try the alternatives from one on: None if one lets in, the refusal, or an awaitable of either."""
+        for position in range(start, len(self._alternatives)):
+            try:
+                outcome = self._alternatives[position].on_request(request)
+            except GatewayError as error:
+                refusals.append(error)
+                continue
+            if outcome is None:
+                return None
+            if type(outcome) is Response:
+                refusals.append(outcome)
+                continue
+            return self._after(request, outcome, position + 1, refusals)
+        return self._refused(refusals)
+
+    async def _after(
+        self, request: Request, awaited: Any, position: int, refusals: list[GatewayError | Response]
+    ) -> Response | None:
+        try:
+            outcome: Response | None = await awaited
+        except GatewayError as error:
+            refusals.append(error)
+        else:
+            if outcome is None:
+                return None
+            refusals.append(outcome)
+        rest: Any = self._from(request, position, refusals)
+        return rest if rest is None or type(rest) is Response else await rest
+
+    def _refused(self, refusals: list[GatewayError | Response]) -> Response:
+        """
+        What none of them let in hears: the page of one that asks to log in; or that it is known but may not; or that
+        the gateway could not find out; or else 401 with every challenge.
+        """
+        pages = [each for each in refusals if type(each) is Response]
+        for page in pages:
+            if page.status < 400:
+                return page
+        errors = [each for each in refusals if isinstance(each, GatewayError)]
+        for status in (403, 503):
+            for error in errors:
+                if error.status == status:
+                    raise error
+        for page in pages:
+            if page.status != 401:
+                return page
+        challenges = [pair for error in errors for pair in error.headers if pair[0].lower() == b"www-authenticate"]
+        challenges += [pair for page in pages for pair in page.headers if pair[0].lower() == b"www-authenticate"]
+        other = [error for error in errors if error.status != 401 and not isinstance(error, ClientFault)]
+        if other:
+            raise other[0]
+        raise Refused("none of the ways to authenticate succeeded", headers=tuple(dict.fromkeys(challenges)))
+
+    async def _on_response(self, request: Request, response: Response) -> Response:
+        for policy in self._alternatives:
+            if hasattr(policy, "on_response"):
+                changed = policy.on_response(request, response)
+                response = changed if type(changed) is Response else await changed
+        return response

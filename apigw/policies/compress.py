@@ -1,0 +1,172 @@
+"""
+Compresses responses, for clients that take it.
+
+    [compress]
+    codings = zstd, br, gzip
+    min_size = 1KiB
+    types = text/*, application/json, application/javascript, image/svg+xml
+
+The coding is the one that the client likes best (Accept-Encoding with its quality values); of equals the first that is
+listed. Streams are compressed as they come, and nothing of them is held back. What is compressed already passes, and so
+do events (text/event-stream), gRPC, parts (206), and what says ``Cache-Control: no-transform``. ETags become weak, and
+``Vary`` says what the response depends on.
+
+Not here: the codings themselves (``codings``); requests (``decompress``).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from apigw.config.text import Wrong
+from apigw.config.values import Count, Several, Size, Word
+from apigw.exchange.body import Body
+from apigw.exchange.headers import Headers
+from apigw.exchange.request import Request
+from apigw.exchange.response import Response
+from apigw.http.fields import list_members
+from apigw.policies.accept import best_coding
+from apigw.policies.codings import encoder
+from apigw.policies.piped import Piped
+from apigw.policies.policy import Environment, Policy, PolicySettings
+from apigw.policies.transform import weaken_etag
+
+NEVER = frozenset((b"text/event-stream", b"application/grpc", b"application/grpc+proto", b"multipart/byteranges"))
+"""Types of which pieces must arrive as they are."""
+
+REMEMBERED_TYPES = 1000
+
+
+class Settings(PolicySettings):
+    """Responses are compressed for clients that take it."""
+
+    codings: Several[Literal["zstd", "br", "gzip"]] = ("zstd", "br", "gzip")
+    """The codings that are used; of those that a client likes equally, the first."""
+    types: Several[Word] = (
+        *("text/*", "application/json", "application/javascript", "application/xml", "application/wasm"),
+        *("application/graphql-response+json", "application/problem+json", "application/ld+json"),
+        *("application/manifest+json", "application/rss+xml", "application/atom+xml", "image/svg+xml", "font/ttf"),
+    )
+    """The types that are worth it; ``text/*`` is all of a kind."""
+    min_size: Size = 1024
+    """Responses that say that they are shorter pass as they are."""
+    gzip_level: Annotated[Count, Field(le=3)] = 1
+    """0 is the fastest."""
+    br_level: Annotated[Count, Field(le=11)] = 4
+    """0 is the fastest; from 5 on it costs more than it is worth."""
+    zstd_level: Annotated[Count, Field(ge=1, le=19)] = 1
+    """1 is the fastest."""
+
+    @model_validator(mode="after")
+    def _types(self) -> Settings:
+        for kind in self.types:
+            if kind.count("/") != 1:
+                raise Wrong(f"`{kind}` is no media type", "types such as text/* or application/json", option="types")
+        if not self.codings:
+            raise Wrong("no coding is left", option="codings")
+        return self
+
+
+class Compress(Policy[Settings]):
+    """The policy ``compress``."""
+
+    def __init__(self, settings: Settings, environment: Environment) -> None:
+        super().__init__(settings, environment)
+        self._codings = [coding.encode() for coding in settings.codings]
+        self._levels = {b"gzip": settings.gzip_level, b"br": settings.br_level, b"zstd": settings.zstd_level}
+        self._chosen: dict[bytes, bytes | None] = {}
+        self._exact = frozenset(kind.lower().encode() for kind in settings.types if not kind.endswith("/*"))
+        self._kinds = frozenset(kind[:-1].lower().encode() for kind in settings.types if kind.endswith("/*"))
+        self._worth: dict[bytes, bool] = {}
+
+    def on_response(self, request: Request, response: Response) -> Response:
+        headers = response.headers
+        if not self._fits(response, headers):
+            return response
+        coding = self._coding(request.headers.joined(b"accept-encoding"))
+        body = response.body
+        if coding is None:
+            _vary(response.edit_headers())
+            return response
+        if isinstance(body, bytes):
+            if request.method != b"HEAD":
+                made = self._whole(coding, body)
+                if len(made) >= len(body):
+                    _vary(response.edit_headers())
+                    return response
+                response.body = made
+        else:
+            response.body = _Encoding(body, coding, self._levels[coding]).begin()
+        headers = response.edit_headers()
+        headers.set(b"Content-Encoding", coding)
+        for name in (b"content-length", b"accept-ranges", b"content-md5", b"digest", b"content-digest"):
+            headers.remove(name)
+        weaken_etag(headers)
+        _vary(headers)
+        return response
+
+    def _fits(self, response: Response, headers: Headers) -> bool:
+        status = response.status
+        if status < 200 or status in {204, 205, 206, 304}:
+            return False
+        body = response.body
+        length: int | None = len(body) if isinstance(body, bytes) else body.length
+        if isinstance(body, bytes) and not body:  # perhaps the answer to HEAD
+            said = headers.get(b"content-length", b"0") or b"0"
+            length = int(said) if said.isdigit() and len(said) < 19 else 0
+        if length is not None and length < self.settings.min_size:
+            return False
+        kind = headers.get(b"content-type")
+        if kind is None or not self._is_worth(kind):
+            return False
+        if b"content-encoding" in headers or b"content-range" in headers:
+            return False
+        control = headers.joined(b"cache-control")
+        return control is None or b"no-transform" not in list_members(control)
+
+    def _is_worth(self, content_type: bytes) -> bool:
+        known = self._worth.get(content_type)
+        if known is None:
+            kind = content_type.partition(b";")[0].strip(b" \t").lower()
+            main = kind.partition(b"/")[0] + b"/"
+            known = kind not in NEVER and (kind in self._exact or main in self._kinds)
+            if len(self._worth) < REMEMBERED_TYPES:
+                self._worth[content_type] = known
+        return known
+
+    def _coding(self, accept_encoding: bytes | None) -> bytes | None:
+        if accept_encoding is None:
+            return None
+        if accept_encoding in self._chosen:
+            return self._chosen[accept_encoding]
+        chosen = best_coding(accept_encoding, self._codings)
+        if len(self._chosen) < REMEMBERED_TYPES and len(accept_encoding) < 200:
+            self._chosen[accept_encoding] = chosen
+        return chosen
+
+    def _whole(self, coding: bytes, body: bytes) -> bytes:
+        at_work = encoder(coding, self._levels[coding])
+        return at_work.encode(body, flush=False) + at_work.finish()
+
+
+class _Encoding(Piped):
+    """A body in a coding. One whose length is not known may be a live stream: every piece goes out whole."""
+
+    def __init__(self, inner: Body, coding: bytes, level: int) -> None:
+        super().__init__(inner)
+        self._at_work = encoder(coding, level)
+        self._flush = inner.length is None
+
+    def piece(self, data: bytes) -> bytes:
+        return self._at_work.encode(data, flush=self._flush)
+
+    def rest(self) -> bytes:
+        return self._at_work.finish()
+
+
+def _vary(headers: Headers) -> None:
+    value = headers.joined(b"vary")
+    if value is None or not {b"*", b"accept-encoding"} & set(list_members(value)):
+        headers.add(b"Vary", b"Accept-Encoding")

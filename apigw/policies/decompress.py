@@ -1,0 +1,135 @@
+"""
+Decodes content that comes compressed, for services that can't, and keeps bombs away from those that can.
+
+    [decompress uploads]
+    max_size = 20MiB
+    max_ratio = 100
+
+gzip, br, zstd and deflate are decoded as they stream. What becomes more than ``max_size``, or more than ``max_ratio``
+times as much as what came (from 1 MiB on), gets 413; what is not decodable 400; a coding that nobody knows 415.
+
+Not here: compressing (``compress``).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from apigw.config.text import Wrong
+from apigw.config.values import Count, Flag, Size
+from apigw.exchange.body import Body
+from apigw.exchange.errors import BodyTooLarge, ClientFault, GatewayError, UpstreamFault
+from apigw.exchange.headers import Headers
+from apigw.exchange.request import Request
+from apigw.exchange.response import Response
+from apigw.policies.body_limit import ResponseTooLarge
+from apigw.policies.codings import DECODABLE, Bomb, CodingError, Decoder, codings_of
+from apigw.policies.piped import Piped
+from apigw.policies.policy import Policy, PolicySettings
+from apigw.policies.transform import weaken_etag
+
+MOST_CODINGS = 2
+
+
+class Settings(PolicySettings):
+    """Content that comes compressed is decoded."""
+
+    request: Flag = True
+    """Whether that of requests is."""
+    response: Flag = False
+    """Whether that of responses is."""
+    max_size: Annotated[Size, Field(ge=1)] = 10 << 20
+    """Bytes that it may become."""
+    max_ratio: Annotated[Count, Field(ge=1)] = 100
+    """How many times as long it may become; it counts from 1 MiB on."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Settings:
+        if not self.request and not self.response:
+            raise Wrong("it decodes nothing: request or response is needed")
+        return self
+
+
+class Decompress(Policy[Settings]):
+    """The policy ``decompress``."""
+
+    def on_request(self, request: Request) -> Response | None:
+        if not self.settings.request or request.body is None:
+            return None
+        codings = codings_of(request.headers.joined(b"content-encoding"))
+        if not codings:
+            return None
+        if len(codings) > MOST_CODINGS or any(coding not in DECODABLE for coding in codings):
+            known = b", ".join(DECODABLE)
+            raise ClientFault(
+                f"only {known.decode()} can be decoded",
+                status=415,
+                reason="coding_unknown",
+                headers=((b"Accept-Encoding", known),),
+            )
+        request.body.want()
+        request.body = self._decoding(request.body, codings, response=False)
+        _decoded(request.edit_headers())
+        return None
+
+    def on_response(self, request: Request, response: Response) -> Response:
+        if not self.settings.response or request.method == b"HEAD" or response.status in {204, 206, 304}:
+            return response
+        codings = codings_of(response.headers.joined(b"content-encoding"))
+        if not codings or len(codings) > MOST_CODINGS or any(coding not in DECODABLE for coding in codings):
+            return response
+        body = response.body
+        if isinstance(body, bytes):
+            whole = Body(None, len(body))
+            whole.feed(body)
+            whole.end()
+            body = whole
+        response.body = self._decoding(body, codings, response=True)
+        headers = response.edit_headers()
+        _decoded(headers)
+        headers.remove(b"accept-ranges")
+        weaken_etag(headers)
+        return response
+
+    def _decoding(self, body: Body, codings: list[bytes], *, response: bool) -> Body:
+        for coding in reversed(codings):
+            decoder = Decoder(coding, self.settings.max_size, self.settings.max_ratio)
+            body = _Decoding(body, decoder, response=response).begin()
+        return body
+
+
+class _Decoding(Piped):
+    """A body without its coding."""
+
+    def __init__(self, inner: Body, decoder: Decoder, *, response: bool) -> None:
+        super().__init__(inner)
+        self._decoder = decoder
+        self._of_response = response
+
+    def body_data(self, data: bytes) -> None:
+        try:
+            for piece in self._decoder.decode(data):
+                self.body.feed(piece)
+        except CodingError as error:
+            self._break(self._fault(error))
+
+    def rest(self) -> bytes:
+        try:
+            self._decoder.finish()
+        except CodingError as error:
+            raise self._fault(error) from None
+        return b""
+
+    def _fault(self, error: CodingError) -> GatewayError:
+        if self._of_response:
+            if isinstance(error, Bomb):
+                return ResponseTooLarge(str(error))
+            return UpstreamFault(str(error), reason="response_unreadable")
+        return BodyTooLarge(str(error)) if isinstance(error, Bomb) else ClientFault(str(error), reason="coding_invalid")
+
+
+def _decoded(headers: Headers) -> None:
+    for name in (b"content-encoding", b"content-length", b"content-md5", b"digest", b"content-digest"):
+        headers.remove(name)

@@ -1,0 +1,248 @@
+"""
+Lets in whom another service lets in: it is asked with the request's head, and its answer decides.
+
+    [forward_auth login]
+    url = http://127.0.0.1:9107/verify
+    response_headers = X-User, X-Groups
+    identity_header = X-User
+    cache_by = header:Authorization, method, path
+    cache_ttl = 10s
+
+The service gets a GET with the client's fields and ``X-Forwarded-Method``, ``-Proto``, ``-Host``, ``-Uri``, ``-For``.
+With a 2xx the request goes on, with ``response_headers`` of the answer (the client's own are removed); any other answer
+goes to the client as it is. If there is none, the client gets 503. (As Traefik's ForwardAuth and Caddy's forward_auth.)
+
+Not here: ways to authenticate that need nobody else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Annotated
+from weakref import WeakKeyDictionary
+
+from pydantic import Field
+
+from apigw.config.text import Text, Wrong
+from apigw.config.values import Count, Duration, Flag, Form, HeaderName, Several, Word, one_line
+from apigw.exchange.errors import GatewayError, GatewayFault
+from apigw.exchange.headers import Headers, Pair
+from apigw.exchange.request import Identity, Request
+from apigw.exchange.response import Response
+from apigw.policies.edits import FieldEdit
+from apigw.policies.policy import Environment, FetchedResponse, Policy, PolicySettings
+from apigw.policies.tokens import Ambiguous, Remembered, cookie, note_refusal, words
+
+_OURS = frozenset(
+    {b"x-forwarded-method", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-uri", b"x-forwarded-for"}
+    | {
+        b"connection",
+        b"content-length",
+        b"transfer-encoding",
+        b"host",
+        b"expect",
+        b"upgrade",
+        b"te",
+        b"accept-encoding",
+    }
+)
+"""Request fields that are set here, or belong to the client's connection or content."""
+_FRAMING = frozenset(
+    {b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"content-encoding", b"upgrade", b"trailer"}
+    | {b"proxy-connection", b"te", b"date"}
+)
+"""Response fields that belong to the connection to the service."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of the request that the service's answer depends on: ``header:NAME``, ``cookie:NAME``, ``method``, ..."""
+
+    kind: str
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}" if self.name else self.kind
+
+
+def parse_part(text: Text) -> Part:
+    """One part."""
+    kind, _, name = one_line(text).partition(":")
+    if kind in {"header", "cookie"} and name:
+        return Part(kind, name)
+    if kind in {"method", "host", "path", "query", "client"} and not name:
+        return Part(kind)
+    raise Wrong("{shown} is no part of a request")
+
+
+CachePart = Annotated[
+    Part, Form("part of a request", "header:NAME, cookie:NAME, method, host, path, query or client", parse_part)
+]
+
+
+class Settings(PolicySettings):
+    """Whom another service lets in comes in."""
+
+    url: Word
+    """The service that is asked."""
+    timeout: Annotated[Duration, Field(gt=0)] = 5.0
+    """For its answer."""
+    request_headers: Several[HeaderName] = ()
+    """The client's fields that it gets; empty: all."""
+    response_headers: Several[HeaderName] = ()
+    """The fields of its answer that the request goes on with; the client's own are removed."""
+    preserve_method: Flag = False
+    """Ask with the client's method instead of GET."""
+    cookies_to_client: Flag = False
+    """Whether cookies that it sets go to the client also when it lets in."""
+    identity_header: str = ""
+    """The field of its answer that is the caller's name."""
+    groups_header: str = ""
+    """The field of its answer with the caller's groups, separated by commas or spaces."""
+    cache_by: Several[CachePart] = ()
+    """Remember that it let in, for requests that are equal in these parts. Empty: ask each time."""
+    cache_ttl: Duration = 10.0
+    """How long that is remembered."""
+    remember: Count = 10000
+    """How many answers are remembered."""
+
+
+class _Passed:
+    __slots__ = ("cookies", "edit", "identity", "until")
+
+    def __init__(self, until: float, identity: Identity, edit: FieldEdit, cookies: list[Pair]) -> None:
+        self.until = until
+        self.identity = identity
+        self.edit = edit
+        self.cookies = cookies
+
+
+class ForwardAuth(Policy[Settings]):
+    """The policy ``forward_auth``."""
+
+    authenticates = True
+
+    def __init__(self, settings: Settings, environment: Environment) -> None:
+        super().__init__(settings, environment)
+        if not settings.url.lower().startswith(("http://", "https://")):
+            raise ValueError("url: an http(s) URL is needed")
+        self._clock = environment.clock
+        self._sent = frozenset(name.lower().encode() for name in settings.request_headers)
+        self._copied = frozenset(name.lower().encode() for name in settings.response_headers)
+        self.identity_headers = self._copied
+        self._stripped = FieldEdit(self._copied)
+        self._known: Remembered[_Passed] = Remembered(settings.remember)
+        if settings.cookies_to_client:
+            if settings.cache_by:
+                raise ValueError("cache_by: answers whose cookies go to the client can't be remembered")
+            # By the request itself, not its id(): one that ends without a response must leave nothing for the next.
+            self._cookies: WeakKeyDictionary[Request, list[Pair]] = WeakKeyDictionary()
+            self.on_response = self._on_response
+
+    def on_request(self, request: Request) -> object:
+        key = self._key(request) if self.settings.cache_by else None
+        if key is not None:
+            known = self._known.get(key)
+            if known is not None and self._clock() < known.until:
+                request.identity = known.identity
+                known.edit.apply(request)
+                return None
+        return self._asked(request, key)
+
+    def _key(self, request: Request) -> bytes | None:
+        """What the answer is remembered by; None if the request has nothing of what names its sender."""
+        values: list[bytes] = []
+        named = not any(part.kind in {"header", "cookie"} for part in self.settings.cache_by)
+        for part in self.settings.cache_by:
+            if part.kind == "header":
+                found = request.headers.joined(part.name.lower().encode())
+            elif part.kind == "cookie":
+                try:
+                    found = cookie(request.headers, part.name.encode())
+                except Ambiguous:
+                    return None
+            else:
+                values.append(self._plain(request, part.kind))
+                continue
+            named = named or found is not None
+            values.append(b"-" if found is None else b"+" + found)
+        if not named:
+            return None
+        digest = sha256()
+        for value in values:
+            digest.update(b"%d:" % len(value) + value)
+        return digest.digest()
+
+    @staticmethod
+    def _plain(request: Request, kind: str) -> bytes:
+        return {
+            "method": request.method,
+            "host": request.host,
+            "path": request.path,
+            "query": request.query or b"",
+            "client": request.client.encode(),
+        }[kind]
+
+    async def _asked(self, request: Request, key: bytes | None) -> Response | None:
+        sent = self._sent
+        fields = [
+            pair for pair in request.headers if (lower := pair[0].lower()) not in _OURS and (not sent or lower in sent)
+        ]
+        uri = request.path if request.query is None else request.path + b"?" + request.query
+        fields += [
+            (b"X-Forwarded-Method", request.method),
+            (b"X-Forwarded-Proto", request.scheme),
+            (b"X-Forwarded-Host", request.host),
+            (b"X-Forwarded-Uri", uri),
+            (b"X-Forwarded-For", request.client.encode()),
+        ]
+        method = request.method.decode("latin-1") if self.settings.preserve_method else "GET"
+        try:
+            answer = await self.environment.fetch(method, self.settings.url, fields, b"", self.settings.timeout)
+        except GatewayError as error:
+            self.environment.count("forward_auth_failed")
+            note_refusal(request, self.environment.label, error.reason)
+            self._stripped.apply(request)
+            raise GatewayFault(
+                "the service that decides who comes in can't be asked", status=503, reason="auth_unavailable"
+            ) from None
+        if not 200 <= answer.status < 300:
+            note_refusal(request, self.environment.label, f"it was answered with {answer.status}")
+            self._stripped.apply(request)
+            return self._told(answer)
+        self._passed(request, answer, key)
+        return None
+
+    def _passed(self, request: Request, answer: FetchedResponse, key: bytes | None) -> None:
+        settings = self.settings
+        copied = tuple(pair for pair in answer.headers if pair[0].lower() in self._copied)
+        name = answer.headers.get(settings.identity_header.lower().encode(), b"") if settings.identity_header else b""
+        groups = answer.headers.joined(settings.groups_header.lower().encode()) if settings.groups_header else None
+        identity = Identity(
+            name=(name or b"").decode("utf-8", "replace"),
+            method="forward_auth",
+            groups=words((groups or b"").decode("utf-8", "replace").replace(",", " ")),
+        )
+        cookies = [pair for pair in answer.headers if pair[0].lower() == b"set-cookie"]
+        passed = _Passed(self._clock() + settings.cache_ttl, identity, FieldEdit(self._copied, copied), cookies)
+        if key is not None:
+            self._known.put(key, passed)
+        request.identity = identity
+        passed.edit.apply(request)
+        if cookies and settings.cookies_to_client:
+            self._cookies[request] = cookies
+
+    def _on_response(self, request: Request, response: Response) -> Response:
+        cookies = self._cookies.pop(request, None)
+        if cookies:
+            headers = response.edit_headers()
+            for name, value in cookies:
+                headers.add(name, value)
+        return response
+
+    @staticmethod
+    def _told(answer: FetchedResponse) -> Response:
+        fields = [pair for pair in answer.headers if pair[0].lower() not in _FRAMING]
+        status = answer.status if answer.status >= 200 else 502
+        return Response(status, Headers(fields), b"" if status == 304 else answer.body)

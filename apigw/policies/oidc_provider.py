@@ -1,0 +1,174 @@
+"""
+An OpenID provider, as a client sees it (OpenID Connect Core and Discovery, RFC 6749, RFC 7636).
+
+Not here: cookies and redirects (``oidc``).
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+from urllib.parse import quote_plus, urlencode
+
+from twisted.internet.defer import Deferred
+
+from apigw.exchange.errors import GatewayError, GatewayFault
+from apigw.exchange.headers import Pair
+from apigw.exchange.responder import drive
+from apigw.policies.key_sets import ALGORITHMS, HMAC, RemoteKeySet
+from apigw.policies.policy import Environment
+from apigw.policies.signed_tokens import BadToken, check_claims, parse
+from apigw.policies.tokens import json_object
+
+_SIGNATURES = ALGORITHMS - HMAC
+_LEEWAY = 60.0
+"""Seconds by which the provider's clock may differ."""
+
+
+class LoginRefused(Exception):
+    """The provider said no; the session, or the login, is over."""
+
+
+def unavailable() -> GatewayFault:
+    """Nobody can log in at the moment."""
+    return GatewayFault("the login service can't be reached", status=503, reason="login_unavailable")
+
+
+class Provider:
+    """
+    One provider. Its description is fetched when it is first needed, and again after an hour; a fetch that fails
+    changes nothing.
+    """
+
+    def __init__(
+        self, issuer: str, client_id: str, client_secret: str, environment: Environment, *, timeout: float
+    ) -> None:
+        self.issuer = issuer
+        self.client_id = client_id
+        self._secret = client_secret
+        self._environment = environment
+        self._timeout = timeout
+        self._known: dict[str, Any] = {}
+        self._fresh_until = 0.0
+        self._waiting: list[Deferred[None]] | None = None
+        self.keys: RemoteKeySet | None = None
+
+    def stop(self) -> None:
+        """Stop to keep the keys fresh."""
+        if self.keys is not None:
+            self.keys.stop()
+
+    async def described(self) -> dict[str, Any]:
+        """
+        The provider's metadata.
+
+        :raises GatewayFault: if it has never been fetched, and can't be now.
+        """
+        if not self._known or self._environment.clock() >= self._fresh_until:
+            done: Deferred[None] = Deferred()
+            if self._waiting is not None:
+                self._waiting.append(done)
+            else:
+                self._waiting = [done]
+                drive(self._fetch(), lambda _: self._tell(), self._failed)
+            if not self._known or done.called:
+                await done
+        if not self._known:
+            raise unavailable()
+        return self._known
+
+    async def _fetch(self) -> None:
+        url = self.issuer.rstrip("/") + "/.well-known/openid-configuration"
+        answer = await self._environment.fetch("GET", url, [(b"Accept", b"application/json")], timeout=self._timeout)
+        if answer.status != 200:
+            raise ValueError(f"it was answered with {answer.status}")
+        document = json_object(answer.body)
+        if document.get("issuer") != self.issuer:
+            raise ValueError("it names another issuer")
+        needed = ("authorization_endpoint", "token_endpoint", "jwks_uri")
+        missing = [name for name in needed if not isinstance(document.get(name), str)]
+        if missing:
+            raise ValueError(f"it has no {', '.join(missing)}")
+        if self.keys is None or self._known.get("jwks_uri") != document["jwks_uri"]:
+            self.stop()
+            self.keys = RemoteKeySet(
+                document["jwks_uri"], self._environment, refresh=600.0, cooldown=10.0, timeout=self._timeout
+            )
+            self.keys.start()
+        self._known = document
+        self._fresh_until = self._environment.clock() + 3600.0
+
+    def _failed(self, error: BaseException) -> None:
+        self._environment.count("discovery_failed")
+        self._environment.log.error("{issuer} can't be discovered: {why}", issuer=self.issuer, why=str(error))
+        self._fresh_until = self._environment.clock() + 10.0
+        self._tell()
+
+    def _tell(self) -> None:
+        waiting, self._waiting = self._waiting or [], None
+        for each in waiting:
+            if not each.called:
+                each.callback(None)
+
+    async def token(self, **parameters: str) -> dict[str, Any]:
+        """
+        Ask the token endpoint (RFC 6749 4.1.3, 6).
+
+        :raises LoginRefused: if it says no.
+        :raises GatewayFault: if it can't be asked.
+        """
+        described = await self.described()
+        fields: list[Pair] = [
+            (b"Content-Type", b"application/x-www-form-urlencoded"),
+            (b"Accept", b"application/json"),
+        ]
+        methods = described.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
+        if not self._secret:
+            parameters["client_id"] = self.client_id
+        elif isinstance(methods, list) and "client_secret_basic" not in methods:
+            parameters |= {"client_id": self.client_id, "client_secret": self._secret}
+        else:
+            pair = f"{quote_plus(self.client_id)}:{quote_plus(self._secret)}"
+            fields.append((b"Authorization", b"Basic " + base64.b64encode(pair.encode())))
+        body = urlencode(parameters).encode()
+        try:
+            answer = await self._environment.fetch("POST", described["token_endpoint"], fields, body, self._timeout)
+        except GatewayError:
+            raise unavailable() from None
+        if 400 <= answer.status < 500:
+            raise LoginRefused(f"the token endpoint answered with {answer.status}")
+        try:
+            if answer.status != 200:
+                raise ValueError
+            return json_object(answer.body)
+        except ValueError:
+            raise unavailable() from None
+
+    async def id_token(self, token: object, nonce: str | None) -> dict[str, Any]:
+        """
+        The claims of an ID token (OpenID Connect Core 3.1.3.7).
+
+        :param nonce: what it must hold; None after a refresh, when it need not.
+        :raises LoginRefused: if it can't be believed.
+        """
+        if not isinstance(token, str) or self.keys is None:
+            raise LoginRefused("there is no ID token")
+        try:
+            parsed = parse(token.encode(), _SIGNATURES, 32 * 1024)
+            keys = await self.keys.find(parsed.algorithm, parsed.kid)
+            claims = parsed.verified(keys)
+            check_claims(
+                claims,
+                now=self._environment.now(),
+                leeway=_LEEWAY,
+                require=("iss", "sub", "aud", "exp", "iat"),
+                issuers=(self.issuer,),
+                audiences=(self.client_id,),
+            )
+        except BadToken as bad:
+            raise LoginRefused(f"the ID token: {bad}") from None
+        if isinstance(claims["aud"], list) and len(claims["aud"]) > 1 and claims.get("azp") != self.client_id:
+            raise LoginRefused("the ID token is for somebody else")
+        if nonce is not None and claims.get("nonce") != nonce:
+            raise LoginRefused("the ID token belongs to another login")
+        return claims

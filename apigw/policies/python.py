@@ -1,0 +1,262 @@
+"""
+A policy of one's own.
+
+    [python audit]
+    class = examples.audit.audit:Audit
+    header = X-Audit
+
+The class is built as ``Audit(settings, environment)``, as those of this package are; one without ``__init__`` as
+``Audit()``. Its options are those of the pydantic model ``Audit.Settings``, if it has one, checked like all others. It
+has one of the forms that ``apigw.exchange.responder`` knows: ``on_request`` and ``on_response``, ``async def
+respond(request, next)``, or ``wrap``.
+
+What it raises, other than a GatewayError, gets the client 500 with the reason ``policy_failed``, and its traceback into
+the log. With ``on_error = open`` the request passes instead, as if the policy were not there.
+
+Not here: how such a policy is written and tested (docs/extending.md).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Literal
+
+import pydantic
+from pydantic import Field
+from twisted.internet.defer import CancelledError
+
+from apigw.config.model import Settings as AnySettings
+from apigw.config.text import Text, Wrong
+from apigw.config.values import PythonObject, parse_object
+from apigw.exchange.errors import GatewayError, GatewayFault
+from apigw.exchange.masking import MaskedFailure
+from apigw.exchange.request import Request
+from apigw.exchange.responder import Done, Next, Responder, failed
+from apigw.exchange.response import Response
+from apigw.policies.policy import Environment, Policy, PolicySettings
+
+BLOCKS = 0.1
+"""Seconds that a call may take before the log names the policy. Where it stood, the reactor's own watcher says."""
+
+FORMS = ("wrap", "respond", "on_request", "on_response")
+
+
+class Settings(PolicySettings):
+    """A policy of one's own."""
+
+    class_: PythonObject = Field(alias="class")
+    """The class, as ``package.module:Name``."""
+    on_error: Literal["closed", "open"] = "closed"
+    """Whether a request is refused or passes when the policy fails."""
+
+
+class PolicyFailed(GatewayFault):
+    """A policy of the user's raised what is no GatewayError."""
+
+    reason = "policy_failed"
+
+
+def settings_of(options: Mapping[str, Text]) -> type[AnySettings]:
+    """
+    Give the settings class of a section: its own options, and those of the class that it names.
+
+    :raises Wrong: when that can't be a policy.
+    """
+    if "class" not in options:
+        return Settings
+    try:
+        return _settings_with(parse_object(options["class"]))
+    except Wrong as wrong:
+        wrong.option = "class"
+        raise
+
+
+@functools.cache
+def _settings_with(policy: Any) -> type[AnySettings]:
+    if not isinstance(policy, type) or not any(callable(getattr(policy, form, None)) for form in FORMS):
+        raise Wrong("{shown} is no policy", f"a class with {', '.join(FORMS[:-1])} or {FORMS[-1]}")
+    own = getattr(policy, "Settings", None)
+    if own is None or own is PolicySettings:
+        return Settings
+    if not (isinstance(own, type) and issubclass(own, pydantic.BaseModel)):
+        raise Wrong("the Settings of {shown} are no pydantic model")
+    reserved = Settings.model_fields.keys() - PolicySettings.model_fields.keys()
+    taken = sorted(reserved & own.model_fields.keys())
+    if taken:
+        raise Wrong(f"the Settings of {{shown}} have an option that every policy has: {taken[0]}")
+    return type(own.__name__, (own, Settings), {"__doc__": own.__doc__, "__module__": own.__module__})
+
+
+class Python(Policy[Settings]):
+    """
+    The policy ``python``: somebody's policy, in the form that it has, with its failures caught.
+
+    :ivar policy: the object of the user's class.
+    """
+
+    def __init__(self, settings: Settings, environment: Environment) -> None:
+        super().__init__(settings, environment)
+        make: Any = settings.class_
+        try:
+            plain = make.__init__ is object.__init__
+            self.policy: Any = make() if plain else make(settings, environment)
+        except (ValueError, OSError, LookupError):
+            raise
+        except Exception as error:
+            raise ValueError(f"{type(error).__name__} when {make.__qualname__} was made: {error}") from error
+        for name in ("authenticates", "needs_identity", "answers_preflights"):
+            setattr(self, name, bool(getattr(self.policy, name, False)))
+        self._open = settings.on_error == "open"
+        # As instance attributes, so that it has exactly the form that the user's has.
+        if hasattr(self.policy, "wrap"):
+            self.wrap = self._wrap
+        elif hasattr(self.policy, "respond"):
+            self.respond = self._respond
+        else:
+            if hasattr(self.policy, "on_request"):
+                self.on_request = self._on_request
+            if hasattr(self.policy, "on_response"):
+                self.on_response = self._on_response
+
+    async def start(self) -> None:
+        await self._called("start")
+
+    async def stop(self) -> None:
+        await self._called("stop")
+
+    async def _called(self, name: str) -> None:
+        method = getattr(self.policy, name, None)
+        if method is not None:
+            result = method()
+            if inspect.isawaitable(result):
+                await result
+
+    def _failed(self, request: Request, error: Exception) -> GatewayError:
+        """Write it down. Give what to raise, if that is wanted."""
+        self.environment.count("failed")
+        self.environment.log.failure(
+            "{policy} failed at request {id}: {error!r}",
+            MaskedFailure(error, request),
+            policy=self.environment.label,
+            id=request.id.decode("latin-1"),
+            error=type(error).__name__,
+        )
+        return PolicyFailed("a policy failed; the gateway's log has the cause under this request id")
+
+    def _timed(self, call: Callable[[], Any]) -> Any:
+        began = time.perf_counter()
+        try:
+            return call()
+        finally:
+            took = time.perf_counter() - began
+            if took > BLOCKS:
+                self.environment.count("blocked_reactor")
+                self.environment.log.warn(
+                    "{policy} blocked the reactor for {milliseconds} ms",
+                    policy=self.environment.label,
+                    milliseconds=round(took * 1000),
+                )
+
+    def _on_request(self, request: Request) -> Any:
+        try:
+            early = self._timed(lambda: self.policy.on_request(request))
+        except GatewayError:
+            raise
+        except Exception as error:
+            return self._passed(request, error)
+        if early is None or isinstance(early, Response):
+            return early
+        return self._settled(request, early)
+
+    def _passed(self, request: Request, error: Exception) -> None:
+        fault = self._failed(request, error)
+        if not self._open:
+            raise fault
+
+    async def _settled(self, request: Request, awaited: Awaitable[Response | None]) -> Response | None:
+        try:
+            early = await awaited
+            if early is not None and not isinstance(early, Response):
+                raise TypeError(f"on_request gave {type(early).__name__}")
+        except (GatewayError, CancelledError):
+            raise
+        except Exception as error:
+            self._passed(request, error)
+            return None
+        return early
+
+    def _on_response(self, request: Request, response: Response) -> Any:
+        try:
+            changed = self._timed(lambda: self.policy.on_response(request, response))
+        except GatewayError:
+            raise
+        except Exception as error:
+            self._passed(request, error)
+            return response
+        if isinstance(changed, Response):
+            return changed
+        return self._settled_response(request, response, changed)
+
+    async def _settled_response(self, request: Request, response: Response, awaited: Any) -> Response:
+        try:
+            changed = await awaited
+            if not isinstance(changed, Response):
+                raise TypeError(f"on_response gave {type(changed).__name__}, not a Response")
+        except (GatewayError, CancelledError):
+            raise
+        except Exception as error:
+            self._passed(request, error)
+            return response
+        return changed
+
+    async def _respond(self, request: Request, next_: Next) -> Response:
+        answers: list[Response] = []
+
+        async def watched(passed: Request) -> Response:
+            answers.append(await next_(passed))
+            return answers[-1]
+
+        try:
+            response = await self.policy.respond(request, watched)
+            if not isinstance(response, Response):
+                raise TypeError(f"respond gave {type(response).__name__}, not a Response")
+        except (GatewayError, CancelledError):
+            raise
+        except Exception as error:
+            fault = self._failed(request, error)
+            if self._open:
+                return answers[-1] if answers else await next_(request)
+            for answer in answers:
+                answer.discard()
+            raise fault from error
+        return response
+
+    def _wrap(self, inner: Responder) -> Responder:
+        outer = self.policy.wrap(inner)
+
+        def respond(request: Request, done: Done) -> None:
+            went_on = False
+
+            def watched(response: Response) -> None:
+                nonlocal went_on
+                went_on = True
+                done(response)
+
+            try:
+                self._timed(lambda: outer(request, watched))
+            except GatewayError as error:
+                if not went_on:
+                    done(failed(request, error))
+            except Exception as error:
+                fault = self._failed(request, error)
+                if went_on:
+                    return
+                if self._open:
+                    inner(request, done)
+                else:
+                    done(failed(request, fault))
+
+        return respond

@@ -1,0 +1,230 @@
+"""
+Lets so many requests through in a time, for each client.
+
+    [rate_limit visitors]
+    rate = 100/s, 5000/h
+    burst = 200
+    by = ip
+
+In any span of time a client gets at most rate times that time, and ``burst`` more: a bucket of ``burst`` that fills at
+``rate``. Who asks for more gets 429 with ``Retry-After``. Every answer says in ``RateLimit-Policy`` and ``RateLimit``
+(draft-ietf-httpapi-ratelimit-headers-10) what the limit is and what is left. Of several windows all must agree.
+
+Not here: the counting (``apigw.stores.limits``), by what (``limit_keys``), how many at once (``concurrency``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from math import ceil
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from apigw.config.text import Text, Wrong
+from apigw.config.values import Count, Flag, Form, PerTime, Rate, Several, one_line
+from apigw.exchange.errors import ClientFault
+from apigw.exchange.headers import Pair
+from apigw.exchange.problem import problem
+from apigw.exchange.request import Request
+from apigw.exchange.responder import Done, Responder, drive, failed
+from apigw.exchange.response import Response
+from apigw.http.fields import is_token
+from apigw.policies.edits import FieldAddition
+from apigw.policies.limit_keys import By, Key, Missing, key_reader, needs_identity
+from apigw.policies.policy import Environment, Policy, PolicySettings
+
+ROUNDING = 1e-6
+"""By how much of one request sums of floats may be off."""
+
+REMEMBERED_STATES = 4096
+"""States of a window (so many left) of which the header fields are kept ready."""
+
+_UNITS = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
+
+
+def parse_cost(text: Text) -> str:
+    """``1`` to the empty string, ``header:NAME`` to the name."""
+    value = one_line(text)
+    if value == "1":
+        return ""
+    kind, _, name = value.partition(":")
+    if kind != "header" or not is_token(name.encode()):
+        raise Wrong("{shown} is no cost")
+    return name
+
+
+def show_cost(name: str) -> str:
+    """As it is written."""
+    return f"header:{name}" if name else "1"
+
+
+class Settings(PolicySettings):
+    """So many requests in a time, for each client."""
+
+    rate: Several[Rate] = Field(min_length=1)
+    """How many in which time; several windows must all agree."""
+    burst: Several[Annotated[Count, Field(ge=1)]] = ()
+    """How many at once, for each of the rates in their order. A rate without one: as many as its limit."""
+    by: Key = By("ip")
+    """Whose requests are counted together. An IPv6 address counts as its /64."""
+    missing: Missing = "deny"
+    """What becomes of a request that has not what ``by`` asks for: 403, no limit, or a limit by address."""
+    cost: Annotated[str, Form("cost", "1 or header:NAME", parse_cost, show_cost)] = ""
+    """What a request costs: 1, or the number in a header of the request, which who is trusted must have set."""
+    legacy_headers: Flag = False
+    """Whether answers say it in ``X-RateLimit-Limit``, ``-Remaining`` and ``-Reset`` (seconds) too."""
+    max_keys: Annotated[Count, Field(ge=1000)] = 1_000_000
+    """About as many clients are remembered per window; beyond that the least recently used start afresh."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Settings:
+        if len(self.burst) > len(self.rate):
+            raise Wrong("there are more bursts than rates", option="burst")
+        if len({rate.seconds for rate in self.rate}) < len(self.rate):
+            raise Wrong("two of the rates are for the same time", option="rate")
+        return self
+
+
+class LimitReached(ClientFault):
+    """The client asked for more than it may (RFC 6585 4)."""
+
+    status = 429
+    reason = "rate_limited"
+
+
+class _Window:
+    """
+    One window's numbers, and its fields for each state.
+
+    :ivar known: fields by how many are missing until the window is full.
+    """
+
+    def __init__(self, name: str, rate: PerTime, burst: int, policies: bytes, *, legacy: bool) -> None:
+        self.limit = rate.limit
+        self.burst = burst
+        self.interval = rate.seconds / rate.limit
+        self._name = name.encode()
+        self._policies = policies
+        self._legacy = legacy
+        self.known: dict[int, FieldAddition] = {}
+
+    def fields(self, owed: int) -> FieldAddition:
+        """What an answer says when so many are missing until the window is full."""
+        left = max(0, self.burst - owed)
+        reset = ceil(owed * self.interval)
+        pairs: tuple[Pair, ...] = (
+            (b"RateLimit-Policy", self._policies),
+            (b"RateLimit", b'"%b";r=%d;t=%d' % (self._name, left, reset)),
+        )
+        if self._legacy:
+            pairs += (
+                (b"X-RateLimit-Limit", b"%d" % self.limit),
+                (b"X-RateLimit-Remaining", b"%d" % left),
+                (b"X-RateLimit-Reset", b"%d" % reset),
+            )
+        made = FieldAddition(*pairs)
+        if len(self.known) < REMEMBERED_STATES:
+            self.known[owed] = made
+        return made
+
+
+class RateLimit(Policy[Settings]):
+    """The policy ``rate_limit``."""
+
+    def __init__(self, settings: Settings, environment: Environment) -> None:
+        super().__init__(settings, environment)
+        self.needs_identity = needs_identity(settings.by, settings.missing)
+        bursts = [*settings.burst, *(rate.limit for rate in settings.rate[len(settings.burst) :])]
+        label = environment.name or environment.kind
+        names = [label if len(bursts) == 1 else f"{label}-{_UNITS[rate.seconds]}" for rate in settings.rate]
+        policies = b", ".join(
+            b'"%b";q=%d;w=%d' % (name.encode(), rate.limit, rate.seconds)
+            for name, rate in zip(names, settings.rate, strict=True)
+        )
+        self._windows = [
+            _Window(name, rate, burst, policies, legacy=settings.legacy_headers)
+            for name, rate, burst in zip(names, settings.rate, bursts, strict=True)
+        ]
+        self._most = min(bursts)
+        self._limiter = environment.limits.limiter(
+            environment.label,
+            [(rate.limit, float(rate.seconds), burst) for rate, burst in zip(settings.rate, bursts, strict=True)],
+            settings.max_keys,
+        )
+        self._key = key_reader(settings.by, settings.missing)
+        self._cost = settings.cost.lower().encode()
+
+    def stop(self) -> None:
+        self._limiter.stop()
+
+    def wrap(self, inner: Responder) -> Responder:
+        key_of = self._key
+        take = self._limiter.take
+        windows = self._windows
+        cost_field = self._cost
+
+        def respond(request: Request, done: Done) -> None:
+            try:
+                key = key_of(request)
+                if key is None:
+                    inner(request, done)
+                    return
+                taken = take(key, self._cost_of(request)) if cost_field else take(key)
+            except ClientFault as fault:
+                done(problem(request, fault))
+                return
+            if type(taken) is tuple:
+                decided(request, done, taken)
+            else:
+                wait(request, done, taken)  # type: ignore[arg-type]  # mypy narrows by isinstance only
+
+        def wait(request: Request, done: Done, taken: Awaitable[tuple[int, float]]) -> None:
+            async def result() -> tuple[int, float]:
+                return await taken
+
+            cancel = drive(
+                result(), lambda late: decided(request, done, late), lambda error: done(failed(request, error))
+            )
+            if cancel is not None:
+                request.on_cancel(cancel)
+
+        def decided(request: Request, done: Done, taken: tuple[int, float]) -> None:
+            index, debt = taken
+            if debt < 0.0:
+                done(self._refusal(request, index, -debt))
+                return
+            window = windows[index]
+            owed = ceil(debt / window.interval - ROUNDING)
+            addition = window.known.get(owed) or window.fields(owed)
+
+            def outward(response: Response) -> None:
+                addition.apply(response)
+                done(response)
+
+            inner(request, outward)
+
+        return respond
+
+    def _cost_of(self, request: Request) -> int:
+        value = request.headers.get(self._cost)
+        if value is None:
+            return 1
+        if not value.isdigit() or len(value) > 9 or not 0 < int(value) <= self._most:
+            name = self.settings.cost
+            raise ClientFault(f"{name} must be a number from 1 to {self._most}", reason="cost_refused")
+        return int(value)
+
+    def _refusal(self, request: Request, index: int, wait: float) -> Response:
+        window = self._windows[index]
+        seconds = max(1, ceil(wait))
+        pairs = window.fields(window.burst).pairs
+        error = LimitReached(
+            f"this is more than {window.limit} requests in {_time(window)}",
+            headers=((b"Retry-After", b"%d" % seconds), *pairs),
+        )
+        return problem(request, error, retry_after=seconds)
+
+
+def _time(window: _Window) -> str:
+    return f"a {_UNITS[round(window.interval * window.limit)]}"

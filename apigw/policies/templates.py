@@ -1,0 +1,206 @@
+"""
+Text with places that each request fills: ``user-{jwt.sub}``.
+
+    {header.NAME}  {query.NAME}  {path.NAME}      of the request; NAME of a path is what the route's template calls it
+    {jwt.CLAIM}  {consumer.name}                  of who the caller proved to be
+    {client.ip}  {route.name}
+    {request.id}  .method  .path  .query  .target  .host  .scheme
+
+``{{`` and ``}}`` are braces. A text of which one place can't be filled is not there at all: half a value would mislead.
+What clients send never brings line ends or other controls into a value: such a request is refused.
+
+Not here: what the texts are for.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+from urllib.parse import parse_qsl
+
+from apigw.config.problems import did_you_mean
+from apigw.config.text import Text, Wrong
+from apigw.config.values import Form, one_line
+from apigw.exchange.errors import ClientFault
+from apigw.exchange.request import Request
+from apigw.http.fields import is_field_value
+
+Place = Callable[[Request], bytes | None]
+
+_PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+
+
+class ValueRefused(ClientFault):
+    """What the request brings into a header has line ends or other controls."""
+
+    reason = "header_value_refused"
+
+
+class Template:
+    """
+    A compiled text.
+
+    :ivar static: its value, if no request changes it; else None.
+    :ivar of_identity: whether it tells who the caller is.
+    """
+
+    def __init__(self, source: str, parts: list[bytes | Place], *, of_identity: bool = False) -> None:
+        self.source = source
+        self.of_identity = of_identity
+        self._parts = parts
+        self.static = b"".join(part for part in parts if isinstance(part, bytes)) if self._is_static else None
+
+    @property
+    def _is_static(self) -> bool:
+        return all(isinstance(part, bytes) for part in self._parts)
+
+    def render(self, request: Request) -> bytes | None:
+        """
+        The value for a request; None if a place of it can't be filled.
+
+        :raises ValueRefused: when it can't stand in a header.
+        """
+        if self.static is not None:
+            return self.static
+        pieces = []
+        for part in self._parts:
+            piece = part if isinstance(part, bytes) else part(request)
+            if piece is None:
+                return None
+            pieces.append(piece)
+        value = b"".join(pieces)
+        if not is_field_value(value):
+            raise ValueRefused("the request brings line ends or other controls into a header")
+        return value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Template) and other.source == self.source
+
+    def __hash__(self) -> int:
+        return hash(self.source)
+
+    def __str__(self) -> str:
+        return self.source
+
+    __repr__ = __str__
+
+
+def parse_template(text: Text) -> Template:
+    """Compile a text."""
+    return compile_template(one_line(text))
+
+
+def compile_template(source: str) -> Template:
+    """
+    Compile a text.
+
+    :raises Wrong: for a place that there is not.
+    """
+    parts: list[bytes | Place] = []
+    literal = ""
+    at = 0
+    of_identity = False
+    for found in _PLACE.finditer(source):
+        literal += source[at : found.start()]
+        at = found.end()
+        if found[0] in {"{{", "}}"}:
+            literal += found[0][0]
+        elif found[1] is None:
+            raise Wrong(f"a `{found[0]}` stands alone", "{name}, or {{ and }} for braces")
+        else:
+            if literal:
+                parts.append(literal.encode())
+                literal = ""
+            parts.append(_place(found[1]))
+            of_identity |= found[1].startswith(("jwt.", "consumer."))
+    literal += source[at:]
+    if literal or not parts:
+        parts.append(literal.encode())
+    if any(isinstance(part, bytes) and not is_field_value(part) for part in parts):
+        raise Wrong("{shown} has control characters")
+    return Template(source, parts, of_identity=of_identity)
+
+
+TemplateText = Annotated[
+    Template,
+    Form("template", "text, with places such as {jwt.sub}, {header.X-A}, {path.id} or {client.ip}", parse_template),
+]
+
+
+def _place(name: str) -> Place:
+    kind, _, member = name.partition(".")
+    if name in _FIXED:
+        return _FIXED[name]
+    if kind in _OPEN and member:
+        return _OPEN[kind](member)
+    known = [*_FIXED, *(f"{each}.NAME" for each in _OPEN)]
+    raise Wrong(f"there is no `{{{name}}}`", "one of " + ", ".join(known), did_you_mean(name, list(_FIXED)))
+
+
+def _header(name: str) -> Place:
+    field = name.lower().encode()
+    return lambda request: request.headers.joined(field)
+
+
+def _query(name: str) -> Place:
+    def find(request: Request) -> bytes | None:
+        if request.query is None:
+            return None
+        members = parse_qsl(request.query.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
+        return next((value.encode("latin-1") for key, value in members if key == name), None)
+
+    return find
+
+
+def _path(name: str) -> Place:
+    def find(request: Request) -> bytes | None:
+        value = request.captures.get(name)
+        return None if value is None else value.encode("utf-8", "surrogateescape")
+
+    return find
+
+
+def _claim(name: str) -> Place:
+    def find(request: Request) -> bytes | None:
+        if request.identity is None:
+            return None
+        value: Any = request.identity.claims
+        if name in value:
+            value = value[name]
+        else:
+            for member in name.split("."):
+                value = value.get(member) if hasattr(value, "get") else None
+        return None if value is None else _shown(value).encode("utf-8", "replace")
+
+    return find
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return ",".join(value)
+    return json.dumps(value, separators=(",", ":"), default=str)
+
+
+def _consumer(request: Request) -> bytes | None:
+    identity = request.identity
+    return None if identity is None else (identity.consumer or identity.name).encode("utf-8", "replace")
+
+
+_OPEN: dict[str, Callable[[str], Place]] = {"header": _header, "query": _query, "path": _path, "jwt": _claim}
+
+_FIXED: dict[str, Place] = {
+    "consumer.name": _consumer,
+    "client.ip": lambda request: request.client.encode(),
+    "route.name": lambda request: request.route.name.encode() if request.route is not None else None,
+    "request.id": lambda request: request.id,
+    "request.method": lambda request: request.method,
+    "request.path": lambda request: request.path,
+    "request.query": lambda request: request.query or b"",
+    "request.target": lambda request: request.path if request.query is None else request.path + b"?" + request.query,
+    "request.host": lambda request: request.host,
+    "request.scheme": lambda request: request.scheme,
+}

@@ -1,0 +1,434 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import jwt as pyjwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import ValidationError
+
+from apigw.exchange.response import Response
+from apigw.policies import auth, jwt
+from apigw.policies.oidc import OIDC, Settings
+from apigw.policies.revocation import Revocations, RevocationSettings
+from apigw.policies.sealed import Seal
+from tests.policies.surroundings import Asked, Outcome, World, request, run
+
+ISSUER = "https://login.example"
+KEY = ec.generate_private_key(ec.SECP256R1())
+OTHER_KEY = ec.generate_private_key(ec.SECP256R1())
+COOKIE_SECRET = "a cookie secret of thirty-two bytes!"
+DESCRIPTION = {
+    "issuer": ISSUER,
+    "authorization_endpoint": f"{ISSUER}/authorize?tenant=1",
+    "token_endpoint": f"{ISSUER}/token",
+    "jwks_uri": f"{ISSUER}/jwks",
+    "end_session_endpoint": f"{ISSUER}/logout",
+}
+
+
+class Provider:
+    """A provider that answers as it should, or as it is told."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        world.answers = self.answer
+        self.key = KEY
+        self.claims: dict[str, Any] = {}
+        self.tokens: dict[str, Any] = {}
+        self.status = 200
+        self.nonce = ""
+        self.away: set[str] = set()
+        self.questions: list[dict[str, str]] = []
+
+    def answer(self, asked: Asked) -> None:
+        path = urlsplit(asked.url).path
+        if path in self.away:
+            asked.fail()
+        elif path == "/.well-known/openid-configuration":
+            asked.respond(json.dumps(DESCRIPTION).encode())
+        elif path == "/jwks":
+            key = json.loads(pyjwt.algorithms.ECAlgorithm.to_jwk(KEY.public_key()))
+            asked.respond(json.dumps({"keys": [key]}).encode())
+        else:
+            assert path == "/token"
+            self.questions.append({name: value[0] for name, value in parse_qs(asked.body.decode()).items()})
+            now = int(self.world.now())
+            claims = {"iss": ISSUER, "sub": "u1", "aud": "shop", "iat": now, "exp": now + 300, "nonce": self.nonce}
+            claims |= {"email": "a@b", "groups": ["staff"], **self.claims}
+            number = len(self.questions)
+            tokens = {
+                "id_token": pyjwt.encode(claims, self.key, "ES256"),
+                "access_token": f"access{number}",
+                "refresh_token": f"refresh{number}",
+                "expires_in": 300,
+                **self.tokens,
+            }
+            asked.respond(json.dumps(tokens).encode(), self.status)
+
+
+class Browser:
+    """Keeps cookies, and follows nowhere by itself."""
+
+    def __init__(self, guard: Any, *, scheme: str = "https") -> None:
+        self.guard = guard
+        self.scheme = scheme
+        self.cookies: dict[str, str] = {}
+        self.attributes: list[str] = []
+
+    def get(self, path: str, query: str | None = None, **headers: str) -> Outcome:
+        fields = {"Sec-Fetch-Mode": "navigate", **{name.replace("_", "-"): value for name, value in headers.items()}}
+        if self.cookies:
+            fields["Cookie"] = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
+        outcome = run(self.guard, request(path=path, query=query, headers=fields, scheme=self.scheme))
+        self.keep(outcome.response)
+        return outcome
+
+    def keep(self, response: Response) -> None:
+        for line in response.headers.get_all(b"set-cookie"):
+            pair, _, attributes = line.decode().partition("; ")
+            self.attributes.append(attributes)
+            name, _, value = pair.partition("=")
+            if "Max-Age=0" in attributes:
+                self.cookies.pop(name, None)
+            else:
+                self.cookies[name] = value
+
+    def log_in(self, provider: Provider, path: str = "/app", query: str | None = None) -> Outcome:
+        sent = location(self.get(path, query))
+        provider.nonce = sent["nonce"]
+        return self.get("/oidc/callback", f"code=c0de&state={sent['state']}")
+
+
+def location(outcome: Outcome) -> dict[str, str]:
+    assert outcome.status == 303
+    url = outcome.response.headers.get(b"location") or b""
+    return {name: values[0] for name, values in parse_qs(urlsplit(url.decode()).query).items()}
+
+
+def policy(world: World, **more: Any) -> OIDC:
+    needed = {"issuer": ISSUER, "client_id": "shop", "client_secret": "pssst", "cookie_secret": COOKIE_SECRET}
+    settings = Settings.model_validate(needed | more)
+    return OIDC(settings, world.environment("oidc", "site"))
+
+
+def test_a_person_logs_in_and_the_service_hears_who_it_is() -> None:
+    world = World()
+    provider = Provider(world)
+    browser = Browser(policy(world, claims_to_headers={"sub": "X-User-Id", "email": "X-Email"}))
+    away = browser.get("/app/page", "a=1")
+    url = urlsplit((away.response.headers.get(b"location") or b"").decode())
+    assert (url.scheme, url.netloc, url.path) == ("https", "login.example", "/authorize")
+    sent = location(away)
+    assert sent["tenant"] == "1"
+    assert (sent["response_type"], sent["client_id"], sent["scope"]) == ("code", "shop", "openid")
+    assert sent["redirect_uri"] == "https://localhost/oidc/callback"
+    assert sent["code_challenge_method"] == "S256"
+    assert away.response.headers.get(b"cache-control") == b"no-store"
+    provider.nonce = sent["nonce"]
+    back = browser.get("/oidc/callback", f"code=c0de&state={sent['state']}")
+    assert back.response.headers.get(b"location") == b"/app/page?a=1"
+    [question] = provider.questions
+    assert question["grant_type"] == "authorization_code"
+    assert (question["code"], question["redirect_uri"]) == ("c0de", sent["redirect_uri"])
+    challenge = base64.urlsafe_b64encode(hashlib.sha256(question["code_verifier"].encode()).digest()).rstrip(b"=")
+    assert challenge.decode() == sent["code_challenge"]
+    asked = next(each for each in world.asked if each.url.endswith("/token"))
+    assert asked.headers.get(b"authorization") == b"Basic " + base64.b64encode(b"shop:pssst")
+    assert list(browser.cookies) == ["apigw_session"]  # the login's own cookie is gone
+    assert all("HttpOnly; SameSite=Lax; Secure" in each for each in browser.attributes)
+    browser.cookies["theme"] = "dark"
+    for _ in range(2):
+        passed = browser.get("/app/page", X_User_Id="root").passed[0]
+        assert passed.headers.get_all(b"x-user-id") == [b"u1"]
+        assert passed.headers.get_all(b"x-email") == [b"a@b"]
+        assert passed.headers.get_all(b"cookie") == [b"theme=dark"]
+        assert passed.identity is not None
+        assert (passed.identity.name, passed.identity.method, sorted(passed.identity.groups)) == (
+            "u1",
+            "oidc",
+            ["staff"],
+        )
+
+
+def test_what_is_no_person_gets_401_and_no_redirect() -> None:
+    world = World()
+    Provider(world)
+    guard = policy(world)
+    for asked in (
+        request("POST", headers={"Sec-Fetch-Mode": "navigate"}),
+        request(headers={"Sec-Fetch-Mode": "cors", "Accept": "text/html"}),
+        request(headers={"Accept": "application/json"}),
+    ):
+        outcome = run(guard, asked)
+        assert (outcome.status, outcome.reason) == (401, "login_needed")
+    assert run(guard, request(headers={"Accept": "text/html,*/*"})).status == 303
+
+
+@pytest.mark.parametrize(
+    "query", [None, "", "state=x&code=y", "code=y", "state=%FF%FE&code=y", "&".join(f"a{n}=1" for n in range(50))]
+)
+def test_a_callback_that_nobody_began_is_refused(query: str | None) -> None:
+    world = World()
+    Provider(world)
+    browser = Browser(policy(world))
+    browser.get("/app")
+    outcome = browser.get("/oidc/callback", query)
+    assert (outcome.status, outcome.reason) == (400, "login_unknown")
+
+
+def test_a_login_can_not_be_finished_by_another_browser_nor_too_late() -> None:
+    world = World()
+    provider = Provider(world)
+    guard = policy(world)
+    mine, other = Browser(guard), Browser(guard)
+    sent = location(mine.get("/app"))
+    provider.nonce = sent["nonce"]
+    assert other.get("/oidc/callback", f"code=c&state={sent['state']}").status == 400
+    world.advance(600)
+    assert mine.get("/oidc/callback", f"code=c&state={sent['state']}").status == 400
+    assert provider.questions == []
+
+
+def test_two_tabs_can_log_in_at_once() -> None:
+    world = World()
+    provider = Provider(world)
+    browser = Browser(policy(world))
+    first, second = location(browser.get("/one")), location(browser.get("/two"))
+    provider.nonce = first["nonce"]
+    one = browser.get("/oidc/callback", f"code=c&state={first['state']}")
+    provider.nonce = second["nonce"]
+    two = browser.get("/oidc/callback", f"code=c&state={second['state']}")
+    assert (one.response.headers.get(b"location"), two.response.headers.get(b"location")) == (b"/one", b"/two")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"claims": {"nonce": "other"}},
+        {"claims": {"iss": "https://evil.example"}},
+        {"claims": {"aud": "other"}},
+        {"claims": {"aud": ["shop", "other"]}},
+        {"claims": {"exp": 1}},
+        {"claims": {"sub": None}},
+        {"key": OTHER_KEY},
+        {"tokens": {"id_token": None}},
+        {"tokens": {"id_token": pyjwt.encode({"sub": "u1"}, "k" * 32, "HS256")}},
+        {"status": 400},
+    ],
+)
+def test_a_login_whose_proof_does_not_hold_fails(change: dict[str, Any]) -> None:
+    world = World()
+    provider = Provider(world)
+    for name, value in change.items():
+        setattr(provider, name, value)
+    browser = Browser(policy(world))
+    outcome = browser.log_in(provider)
+    assert (outcome.status, outcome.reason) == (403, "login_failed")
+    assert browser.cookies == {}
+
+
+def test_a_person_who_refuses_is_not_let_in() -> None:
+    world = World()
+    Provider(world)
+    browser = Browser(policy(world))
+    sent = location(browser.get("/app"))
+    assert browser.get("/oidc/callback", f"error=access_denied&state={sent['state']}").status == 403
+
+
+@pytest.mark.parametrize("path", ["//evil.example/", "/\\evil.example"])
+def test_nobody_is_sent_to_another_site_after_the_login(path: str) -> None:
+    world = World()
+    provider = Provider(world)
+    outcome = Browser(policy(world)).log_in(provider, path)
+    assert outcome.response.headers.get(b"location") == b"/"
+
+
+def test_a_forged_or_foreign_cookie_is_no_session() -> None:
+    world = World()
+    provider = Provider(world)
+    browser = Browser(policy(world))
+    browser.log_in(provider)
+    good = browser.cookies["apigw_session"]
+    other = Seal(["x" * 32], "session main").seal({"claims": {"sub": "root"}})
+    for bad in ("", "x", good[:-4] + "AAAA", "A" + good[1:], good + "A", other, "\xe9"):
+        browser.cookies = {"apigw_session": bad}
+        assert browser.get("/app").status == 303, bad
+    browser.cookies = {"apigw_session": good}
+    assert browser.get("/app").status == 200
+    twice = f"apigw_session={good}; apigw_session=x"
+    assert run(browser.guard, request(headers={"Sec-Fetch-Mode": "navigate", "Cookie": twice})).status == 303
+
+
+def test_the_cookies_secret_can_be_exchanged() -> None:
+    world = World()
+    provider = Provider(world)
+    browser = Browser(policy(world))
+    browser.log_in(provider)
+    browser.guard = policy(world, previous_cookie_secret=COOKIE_SECRET, cookie_secret="n" * 32)
+    assert browser.get("/app").status == 200
+    browser.guard = policy(world, cookie_secret="n" * 32)
+    assert browser.get("/app").status == 303
+
+
+def test_a_session_ends() -> None:
+    world = World()
+    provider = Provider(world)
+    provider.tokens = {"refresh_token": None}
+    browser = Browser(policy(world, session_timeout=3600))
+    browser.log_in(provider)
+    world.advance(3599)
+    assert browser.get("/app").status == 200
+    world.advance(1)
+    assert browser.get("/app").status == 303
+
+
+def test_tokens_are_renewed_ahead_once_for_all_requests() -> None:
+    world = World()
+    provider = Provider(world)
+    browser = Browser(policy(world, forward_access_token=True))
+    browser.log_in(provider)
+    assert browser.get("/app").passed[0].headers.get(b"authorization") == b"Bearer access1"
+    old = dict(browser.cookies)
+    world.advance(270)
+    world.answers = None
+    outcomes = []
+    for _ in range(5):
+        cookies = "; ".join(f"{name}={value}" for name, value in old.items())
+        outcomes.append(run(browser.guard, request(path="/app", headers={"Cookie": cookies})))
+    asked = world.asked[-1]
+    assert sum(each.url.endswith("/token") for each in world.asked) == 2
+    provider.answer(asked)
+    assert provider.questions[-1] == {"grant_type": "refresh_token", "refresh_token": "refresh1"}
+    for outcome in outcomes:
+        assert outcome.passed[0].headers.get(b"authorization") == b"Bearer access2"
+        assert outcome.response.headers.get(b"set-cookie") is not None
+    # One that was under way with the old cookie gets the new one as well; the new one is what is used from now on.
+    late = browser.get("/app")
+    assert late.passed[0].headers.get(b"authorization") == b"Bearer access2"
+    assert browser.cookies != old
+    quiet = browser.get("/app")
+    assert quiet.passed[0].headers.get(b"authorization") == b"Bearer access2"
+    assert b"set-cookie" not in quiet.response.headers
+    assert len(provider.questions) == 2
+    assert browser.guard._to_set == {}
+
+
+def test_a_provider_that_says_no_to_a_renewal_ends_the_session() -> None:
+    world = World()
+    provider = Provider(world)
+    browser = Browser(policy(world))
+    browser.log_in(provider)
+    world.advance(280)
+    provider.status = 400
+    assert browser.get("/app").status == 303
+
+
+def test_a_provider_that_is_away_does_not_end_sessions_before_their_time() -> None:
+    world = World()
+    provider = Provider(world)
+    browser = Browser(policy(world))
+    browser.log_in(provider)
+    provider.away = {"/token"}
+    world.advance(280)
+    assert browser.get("/app").status == 200
+    world.advance(30)
+    assert browser.get("/app").status == 303
+
+
+def test_without_the_provider_nobody_logs_in_but_sessions_hold() -> None:
+    world = World()
+    provider = Provider(world)
+    browser = Browser(policy(world))
+    browser.log_in(provider)
+    guard = browser.guard = policy(world)
+    provider.away = {"/.well-known/openid-configuration"}
+    assert browser.get("/app").status == 200
+    stranger = Browser(guard).get("/app")
+    assert (stranger.status, stranger.reason) == (503, "login_unavailable")
+
+
+def test_logging_out_clears_the_cookie_here_and_ends_the_session_there() -> None:
+    world = World()
+    world.revocations = Revocations(RevocationSettings(), world.store, world.clock, world.now, world.later)
+    provider = Provider(world)
+    browser = Browser(policy(world))
+    browser.log_in(provider)
+    stolen = dict(browser.cookies)
+    assert browser.get("/app").status == 200
+    out = browser.get("/oidc/logout")
+    assert (out.response.headers.get(b"location") or b"").startswith(b"https://login.example/logout?client_id=shop&")
+    assert browser.cookies == {}
+    browser.cookies = stolen
+    assert browser.get("/app").status == 303
+
+
+def test_a_large_session_takes_several_cookies() -> None:
+    world = World()
+    provider = Provider(world)
+    noise = "".join(hashlib.sha256(str(number).encode()).hexdigest() for number in range(100))
+    provider.claims = {"big": noise}
+    browser = Browser(policy(world, claims=["big"]))
+    browser.log_in(provider)
+    assert set(browser.cookies) == {"apigw_session", "apigw_session_1"}
+    assert all(len(value) <= 3500 for value in browser.cookies.values())
+    passed = browser.get("/app").passed[0]
+    assert b"cookie" not in passed.headers
+    assert passed.identity is not None
+    assert passed.identity.claims["big"] == noise
+    browser.get("/oidc/logout")
+    assert browser.cookies == {}
+
+
+def test_no_secret_is_left_in_notes_logs_or_targets() -> None:
+    world = World()
+    provider = Provider(world)
+    guard = policy(world)
+    browser = Browser(guard)
+    sent = location(browser.get("/app"))
+    provider.nonce = "wrong"
+    cookies = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
+    asked = request(path="/oidc/callback", query=f"code=c0de&state={sent['state']}", headers={"Cookie": cookies})
+    outcome = run(guard, asked)
+    left = repr(asked) + repr(asked.notes) + repr(asked.target) + repr(world.logged) + repr(outcome.response.body)
+    for secret in ("c0de", sent["state"], "pssst", COOKIE_SECRET, "access1", "refresh1"):
+        assert secret not in left
+    assert "pssst" not in repr(guard.settings)
+
+
+def test_beside_tokens_a_person_is_sent_to_the_login_and_a_renewed_cookie_arrives() -> None:
+    world = World()
+    provider = Provider(world)
+    world.policies["oidc", "site"] = policy(world)
+    secret = "a secret of thirty-two bytes or more"
+    world.policies["jwt", "main"] = jwt.JWT(jwt.Settings(secret=secret), world.environment("jwt"))
+    guard = auth.Auth(auth.Settings(any="oidc site | jwt main"), world.environment("auth", "any"))
+    token = pyjwt.encode({"sub": "u1"}, secret)
+    assert run(guard, request(headers={"Authorization": f"Bearer {token}"})).status == 200
+    assert run(guard, request()).status == 401
+    browser = Browser(guard)
+    browser.log_in(provider)
+    old = dict(browser.cookies)
+    world.advance(280)
+    assert browser.get("/app").status == 200
+    assert browser.cookies != old
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"cookie_secret": "short"},
+        {"issuer": "login.example"},
+        {"callback_path": "oidc"},
+        {"after_logout": "//evil.example"},
+        {"scopes": ["email"]},
+        {"previous_cookie_secret": "short"},
+    ],
+)
+def test_settings_that_can_not_work_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        policy(World(), **settings)
