@@ -1,0 +1,431 @@
+"""
+``UpstreamConnection``: one HTTP/1.1 connection to a target, one exchange at a time (RFC 9112).
+
+It is reused only if the message before it ended cleanly: no byte unread, none unexpected, both sides keep it alive,
+and the request was sent to its end. Everything else ends in a closed connection, never in somebody else's answer.
+
+Not here: which target, whether to try again (``forward``), how many connections (``pool``), how one is made
+(``dialling``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from apigw.exchange.body import Body
+from apigw.exchange.errors import ClientGone, GatewayError, UpstreamFault
+from apigw.exchange.headers import Pair
+from apigw.http.chunked import ChunkedReader, MalformedChunks, chunk, last_chunk
+from apigw.http.h1_heads import ResponseHead, ResponseHeads
+from apigw.net.timers import Wheel
+
+LONGEST_HEAD = 64 * 1024
+"""Bytes of a response's head (Envoy's default is 60 KiB, nginx's 4-8 KiB is a common complaint)."""
+
+
+class Exchange(Protocol):
+    """Whose request is under way on a connection."""
+
+    request_method: bytes
+
+    def informational(self, head: ResponseHead) -> None:
+        """A 1xx response came."""
+
+    def answered(self, head: ResponseHead, body: bytes | Body) -> None:
+        """The response came: with all of its content, or with a stream of it."""
+
+    def broke(self, error: GatewayError, *, untouched: bool) -> None:
+        """No response will come. ``untouched``: a kept connection ended before a byte of an answer arrived."""
+
+    def released(self, *, aborted: bool = False) -> None:
+        """The connection is done with this exchange. ``aborted``: in the middle of the response's content."""
+
+    def upload_paused(self) -> None: ...
+
+    def upload_resumed(self) -> None: ...
+
+
+class Keeper(Protocol):
+    """The pool that a connection goes back to."""
+
+    wheel: Wheel
+    heads: ResponseHeads
+    response_timeout: float
+    idle_timeout: float
+    keep_timeout: float
+
+    def release(self, connection: UpstreamConnection) -> None: ...
+
+    def lost(self, connection: UpstreamConnection) -> None: ...
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """
+    A connection. Its transport is a native one, or TLS over one.
+
+    :ivar uses: how many exchanges were begun on it.
+    """
+
+    __slots__ = (
+        "_activity",
+        "_body",
+        "_buffer",
+        "_chunked_in",
+        "_exchange",
+        "_headed",
+        "_keep",
+        "_left_in",
+        "_paused",
+        "_pool",
+        "_sending",
+        "_touched",
+        "_transport",
+        "chunked_out",
+        "next_check",
+        "uses",
+    )
+
+    def __init__(self, pool: Keeper) -> None:
+        self._pool = pool
+        self._transport: asyncio.Transport | None = None
+        self._exchange: Exchange | None = None
+        self._buffer = b""
+        self._headed = False  # the final response's head has arrived
+        self._touched = False  # a byte of an answer has arrived
+        self._body: Body | None = None
+        self._left_in = -1
+        self._chunked_in: ChunkedReader | None = None
+        self._keep = True
+        self._sending = False
+        self._paused = False
+        self._activity = 0.0
+        self.chunked_out = False
+        self.next_check = 0.0
+        self.uses = 0
+
+    @property
+    def usable(self) -> bool:
+        """Whether another exchange may begin on it."""
+        return self._transport is not None and not self._transport.is_closing() and self._exchange is None
+
+    # The transport's calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        self._activity = self._pool.wheel.clock()
+        if self._body is not None:
+            self._take(data)
+            return
+        if self._exchange is None:
+            self.abort()  # bytes that nobody asked for
+            return
+        self._touched = True
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        try:
+            while True:
+                end = data.find(b"\r\n\r\n")
+                if end < 0:
+                    self._incomplete_head(data)
+                    return
+                head = self._pool.heads.get(data[: end + 2])
+                data = data[end + 4 :]
+                if head.status >= 200:
+                    break
+                if head.status == 101:
+                    raise UpstreamFault("the service switched protocols unasked", reason="upstream_protocol_error")
+                self._exchange.informational(head)
+                if not data or self._exchange is None:
+                    return
+        except GatewayError as error:
+            self._break(error)
+            return
+        self._answer(head, data)
+
+    def eof_received(self) -> bool:
+        if self._body is not None and self._left_in < 0 and self._chunked_in is None:
+            self._keep = False
+            self._end(None)
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._chunked_in = None
+        pool = self._pool
+        pool.wheel.forget(self)
+        body, self._body = self._body, None
+        exchange = self._exchange
+        if body is not None:
+            self._exchange = None
+            if exchange is not None:
+                exchange.released(aborted=True)
+            body.fail(UpstreamFault("the service broke off its answer", reason="upstream_aborted"))
+        elif exchange is not None:
+            self._exchange = None
+            untouched = self.uses > 1 and not self._touched
+            exchange.released()
+            exchange.broke(
+                UpstreamFault("the service closed the connection without an answer", reason="upstream_reset"),
+                untouched=untouched,
+            )
+        pool.lost(self)
+
+    def pause_writing(self) -> None:
+        if self._exchange is not None:
+            self._exchange.upload_paused()
+
+    def resume_writing(self) -> None:
+        if self._exchange is not None:
+            self._activity = self._pool.wheel.clock()
+            self._exchange.upload_resumed()
+
+    # Sending
+
+    def begin(self, exchange: Exchange, head: bytes, now: float, *, upload: bool) -> None:
+        """
+        Send a request's head.
+
+        :param upload: content follows, by ``send`` and ``finish_upload``.
+        """
+        self._exchange = exchange
+        self._headed = self._touched = False
+        self._keep = True
+        self._sending = upload
+        self.uses += 1
+        self._activity = now
+        pool = self._pool
+        at = now + pool.response_timeout
+        if not 0.0 < self.next_check <= at:
+            pool.wheel.watch(self, at)
+        self._transport.write(head)  # type: ignore[union-attr]
+
+    def send(self, data: bytes) -> None:
+        """Send a piece of the request's content."""
+        transport = self._transport
+        if transport is not None and self._sending and data:
+            self._activity = self._pool.wheel.clock()
+            transport.write(chunk(data) if self.chunked_out else data)
+
+    def finish_upload(self, trailers: list[Pair] | None) -> None:
+        """The request's content is complete."""
+        if self._sending:
+            self._sending = False
+            if self.chunked_out and self._transport is not None:
+                self._transport.write(last_chunk(trailers))
+
+    # Receiving
+
+    def _incomplete_head(self, data: bytes) -> None:
+        if len(data) > LONGEST_HEAD:
+            raise UpstreamFault("the service's answer has too long a head", reason="upstream_protocol_error")
+        if data.count(b"\n") != data.count(b"\r\n") or not b"HTTP/1.".startswith(data[:7]):
+            raise UpstreamFault(
+                "the service's answer can't be understood: it is not HTTP/1", reason="upstream_protocol_error"
+            )
+        self._buffer = data
+
+    def _answer(self, head: ResponseHead, rest: bytes) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        self._headed = True
+        if head.close:
+            self._keep = False
+        status = head.status
+        length = head.content_length
+        if exchange.request_method == b"HEAD" or status in {204, 304}:
+            if rest:
+                self._keep = False
+            self._over()
+            exchange.answered(head, b"")
+        elif head.chunked:
+            reader = self._chunked_in = ChunkedReader()
+            try:
+                content, after = reader.feed(rest) if rest else (b"", b"")
+            except MalformedChunks as error:
+                self._break(UpstreamFault(f"the service's answer is broken: {error}", reason="upstream_protocol_error"))
+                return
+            if reader.ended and not reader.trailers:
+                if after:
+                    self._keep = False
+                self._over()
+                exchange.answered(head, content)
+                return
+            if not reader.ended:
+                self._stream(exchange, head, None, content)
+                return
+            if after:
+                self._keep = False
+            body = Body(None)  # a stream for the sake of its trailers
+            if content:
+                body.feed(content)
+            body.end(reader.trailers)
+            self._over()
+            exchange.answered(head, body)
+        elif length >= 0:
+            size = len(rest)
+            if size >= length:
+                if size > length:
+                    self._keep = False  # more than announced: nothing that follows can be trusted
+                    rest = rest[:length]
+                self._over()
+                exchange.answered(head, rest)
+                return
+            self._left_in = length - size
+            self._stream(exchange, head, length, rest)
+        else:
+            self._keep = False
+            self._stream(exchange, head, None, rest)
+
+    def _stream(self, exchange: Exchange, head: ResponseHead, length: int | None, content: bytes) -> None:
+        """The answer's head is here, its content only in part."""
+        body = self._body = Body(self, length)
+        if content:
+            body.feed(content)
+        pool = self._pool
+        pool.wheel.watch(self, self._activity + pool.idle_timeout)
+        exchange.answered(head, body)
+
+    def _take(self, data: bytes) -> None:
+        """More of the response's content."""
+        body = self._body
+        assert body is not None
+        reader = self._chunked_in
+        if reader is not None:
+            try:
+                content, after = reader.feed(data)
+            except MalformedChunks as error:
+                self._body = None
+                self._exchange, exchange = None, self._exchange
+                if exchange is not None:
+                    exchange.released(aborted=True)
+                self.abort()
+                body.fail(UpstreamFault(f"the service's answer is broken: {error}", reason="upstream_protocol_error"))
+                return
+            if content:
+                body.feed(content)
+            if reader.ended:
+                if after:
+                    self._keep = False
+                self._end(reader.trailers)
+            return
+        left = self._left_in
+        if left < 0:
+            body.feed(data)
+            return
+        left -= len(data)
+        if left > 0:
+            self._left_in = left
+            body.feed(data)
+            return
+        if left < 0:
+            self._keep = False
+            data = data[:left]
+        body.feed(data)
+        self._end(None)
+
+    def _end(self, trailers: list[Pair] | None) -> None:
+        body, self._body = self._body, None
+        self._over()
+        if body is not None:
+            body.end(trailers)
+
+    def _over(self) -> None:
+        """The exchange has all that it gets from here: back to the pool, or close."""
+        exchange, self._exchange = self._exchange, None
+        self._chunked_in = None
+        self._left_in = -1
+        if exchange is not None:
+            exchange.released()
+        transport = self._transport
+        if transport is None:
+            return
+        if self._sending:
+            transport.abort()  # to close is to wait until the service has read what nobody will complete
+        elif self._keep:
+            if self._paused:  # by whoever was handed the last piece
+                self._paused = False
+                transport.resume_reading()
+            self._pool.release(self)
+        else:
+            transport.close()
+
+    def _break(self, error: GatewayError) -> None:
+        exchange, self._exchange = self._exchange, None
+        self.abort()
+        if exchange is not None:
+            exchange.released()
+            exchange.broke(error, untouched=False)
+
+    # The response's body asks
+
+    def body_wanted(self) -> None:
+        pass
+
+    def pause_body(self) -> None:
+        if not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume_body(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._activity = self._pool.wheel.clock()
+            if self._transport is not None:
+                self._transport.resume_reading()
+
+    def cancel_body(self) -> None:
+        self.cancel()
+
+    def cancel(self) -> None:
+        """Nobody wants the answer any more: what is still to come can only be cut off."""
+        body, self._body = self._body, None
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.released()
+        self.abort()
+        if body is not None:  # whoever reads it must not wait for the rest
+            body.fail(ClientGone("the exchange was cancelled"))
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close(self) -> None:
+        """Close the idle connection."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def check(self, now: float) -> float:
+        """The wheel's look: a service that does not answer, or a connection kept long enough."""
+        pool = self._pool
+        exchange = self._exchange
+        if exchange is None:
+            transport = self._transport
+            if transport is not None and transport.is_closing():
+                transport.abort()  # the service does not read what was sent
+                return 0.0
+            if now >= self._activity + pool.keep_timeout:
+                self.close()
+                return now + pool.keep_timeout
+            return self._activity + pool.keep_timeout
+        if self._body is not None:
+            if self._paused:
+                return now + pool.idle_timeout
+            if now >= self._activity + pool.idle_timeout:
+                body, self._body = self._body, None
+                self._exchange = None
+                exchange.released(aborted=True)
+                self.abort()
+                fault = "the service stopped in the middle of its answer"
+                body.fail(UpstreamFault(fault, status=504, reason="upstream_timeout"))
+                return 0.0
+            return self._activity + pool.idle_timeout
+        if now >= self._activity + pool.response_timeout:
+            self._break(UpstreamFault("the service did not answer in time", status=504, reason="upstream_timeout"))
+            return 0.0
+        return self._activity + pool.response_timeout

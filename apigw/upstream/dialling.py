@@ -1,0 +1,113 @@
+"""
+Making a connection to a target: over TCP or a unix socket, with or without TLS, within ``timeout.connect``.
+
+A name is resolved at each dial, so a service that moved is found; the loop tries its addresses in turn (RFC 8305).
+Each way to fail has its own reason code; all of them mean that nothing of a request was sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from apigw.exchange.errors import GatewayError, UpstreamFault
+from apigw.net.tls_client import ClientTLS, TLSFailure
+from apigw.upstream.connection import UpstreamConnection
+from apigw.upstream.pool import Dial
+
+
+def dialler(
+    *, host: str, port: int, path: str | None, tls: ClientTLS | None, timeout: float, server_name: str = ""
+) -> Dial:
+    """
+    How to dial one target.
+
+    :param path: of a unix socket, instead of host and port.
+    :param server_name: whom the certificate must name, if it is not ``host``.
+    :param timeout: seconds for the name, the connection and the TLS handshake together.
+    """
+
+    def dial(
+        make: Callable[[], UpstreamConnection],
+        connected: Callable[[UpstreamConnection], None],
+        failed: Callable[[GatewayError], None],
+    ) -> Callable[[], None]:
+        loop = asyncio.get_running_loop()
+
+        async def connect() -> UpstreamConnection:
+            async with asyncio.timeout(timeout):
+                connection = make()
+                if tls is None:
+                    if path is not None:
+                        await loop.create_unix_connection(lambda: connection, path)
+                    else:
+                        transport, _ = await loop.create_connection(lambda: connection, host, port)
+                        _no_delay(transport)
+                    return connection
+                verified: asyncio.Future[None] = loop.create_future()
+
+                def inside() -> UpstreamConnection:
+                    loop.call_soon(_settle, verified, None)
+                    return connection
+
+                def outside() -> asyncio.Protocol:
+                    return tls.protocol(inside, server_name or host, lambda error: _settle(verified, error))
+
+                if path is not None:
+                    transport, _ = await loop.create_unix_connection(outside, path)
+                else:
+                    transport, _ = await loop.create_connection(outside, host, port)
+                    _no_delay(transport)
+                try:
+                    await verified
+                except BaseException:
+                    transport.abort()
+                    raise
+                return connection
+
+        def done(task: asyncio.Task[UpstreamConnection]) -> None:
+            if task.cancelled():
+                return
+            error = task.exception()
+            if error is None:
+                connected(task.result())
+            else:
+                failed(_fault(error))
+
+        task = loop.create_task(connect())
+        task.add_done_callback(done)
+
+        def cancel() -> None:
+            task.cancel()
+
+        return cancel
+
+    return dial
+
+
+def _settle(future: asyncio.Future[None], error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+
+
+def _no_delay(transport: asyncio.Transport) -> None:
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _fault(error: BaseException) -> UpstreamFault:
+    if isinstance(error, TimeoutError):
+        return UpstreamFault("the service could not be reached in time", status=504, reason="upstream_connect_timeout")
+    if isinstance(error, TLSFailure):
+        return UpstreamFault(f"the service's TLS can't be trusted: {error.reason}", reason="upstream_tls_failed")
+    if isinstance(error, socket.gaierror):
+        return UpstreamFault("the service's name is not known", reason="upstream_unresolved")
+    if isinstance(error, ConnectionRefusedError | FileNotFoundError):
+        return UpstreamFault("the service refuses connections", reason="upstream_refused")
+    return UpstreamFault("the service can't be reached", reason="upstream_unreachable")

@@ -1,0 +1,243 @@
+"""
+``Pool``: the connections to one target: reuse, how many, who waits, how long one is kept.
+
+Idle connections are taken last in, first out: the busiest stay warm, the others grow old and are closed. Whoever finds
+none waits in a bounded line, and a connection is dialled for it as long as there may be more; whichever is ready
+first, the dialled one or one that somebody gives back, serves the one who waits longest.
+
+Not here: the connection itself (``connection``), making one (``dialling``).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from apigw.exchange.errors import GatewayError, GatewayFault, UpstreamFault
+from apigw.http.h1_heads import ResponseHeads
+from apigw.net.timers import Wheel
+from apigw.upstream.connection import UpstreamConnection
+
+
+class Waiter(Protocol):
+    """Who wants a connection."""
+
+    def connected(self, connection: UpstreamConnection) -> None: ...
+
+    def unconnected(self, error: GatewayError) -> None:
+        """There is no connection to be had."""
+
+
+Dial = Callable[
+    [Callable[[], UpstreamConnection], Callable[[UpstreamConnection], None], Callable[[GatewayError], None]],
+    Callable[[], None],
+]
+"""``dial(make_protocol, connected, failed) -> cancel``."""
+
+
+def _nothing() -> None:
+    """Cancels nothing."""
+
+
+class Pool:
+    """
+    Connections to one target. Counts are of connections and requests, times in seconds; 0 for a maximum means none.
+
+    :ivar host: the Host field that is sent there. :ivar base_path: goes in front of every path.
+    :ivar idle: those that may be used at once, the last one first.
+    :ivar open: all, those being dialled included.
+    """
+
+    __slots__ = (
+        "_closed",
+        "_dial",
+        "_dialling",
+        "_dials",
+        "_waiting",
+        "base_path",
+        "connections",
+        "heads",
+        "host",
+        "idle",
+        "idle_timeout",
+        "keep_timeout",
+        "max_connections",
+        "max_idle",
+        "max_waiting",
+        "next_check",
+        "queue_timeout",
+        "response_timeout",
+        "wheel",
+    )
+
+    def __init__(
+        self,
+        dial: Dial,
+        wheel: Wheel,
+        heads: ResponseHeads,
+        *,
+        host: bytes,
+        base_path: bytes = b"",
+        max_connections: int = 0,
+        max_idle: int = 1024,
+        max_waiting: int = 1024,
+        queue_timeout: float = 5.0,
+        keep_timeout: float = 60.0,
+        response_timeout: float = 60.0,
+        idle_timeout: float = 60.0,
+    ) -> None:
+        self._dial = dial
+        self.host = host
+        self.base_path = base_path
+        self.wheel = wheel
+        self.heads = heads
+        self.max_connections = max_connections
+        self.max_idle = max_idle
+        self.max_waiting = max_waiting
+        self.queue_timeout = queue_timeout
+        self.keep_timeout = keep_timeout
+        self.response_timeout = response_timeout
+        self.idle_timeout = idle_timeout
+        self.idle: list[UpstreamConnection] = []
+        self.connections: set[UpstreamConnection] = set()
+        self._dialling: dict[int, Callable[[], None]] = {}
+        self._dials = 0
+        self._waiting: deque[tuple[float, Waiter]] = deque()
+        self._closed = False
+        self.next_check = 0.0
+
+    @property
+    def open(self) -> int:
+        """Connections there are, those being dialled included."""
+        return len(self.connections) + len(self._dialling)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a connection."""
+        return len(self._waiting)
+
+    def acquire(self, waiter: Waiter, now: float, *, fresh: bool = False) -> None:
+        """
+        Give ``waiter`` a connection, now or later.
+
+        :param fresh: never a kept one: the caller just saw one that was dead.
+        """
+        idle = self.idle
+        while idle and not fresh:
+            connection = idle.pop()
+            if connection.usable:
+                waiter.connected(connection)
+                return
+        may_dial = not self.max_connections or self.open < self.max_connections
+        if not may_dial and len(self._waiting) - len(self._dialling) >= self.max_waiting:
+            waiter.unconnected(
+                GatewayFault(
+                    "the service has all the requests that it may have, and the queue is full",
+                    status=503,
+                    reason="upstream_overloaded",
+                    headers=((b"Retry-After", b"1"),),
+                )
+            )
+            return
+        self._waiting.append((now, waiter))
+        if may_dial:
+            self._dial_one()
+        else:
+            self.wheel.watch(self, now + self.queue_timeout)
+
+    def withdraw(self, waiter: Waiter) -> None:
+        """``waiter`` wants no connection any more."""
+        for entry in self._waiting:
+            if entry[1] is waiter:
+                self._waiting.remove(entry)
+                return
+
+    def release(self, connection: UpstreamConnection) -> None:
+        """A connection is free."""
+        if not connection.usable:
+            self.lost(connection)
+        elif self._waiting:
+            self._waiting.popleft()[1].connected(connection)
+        elif self._closed or len(self.idle) >= self.max_idle:
+            connection.close()
+        else:
+            self.idle.append(connection)
+
+    def lost(self, connection: UpstreamConnection) -> None:
+        """A connection is closed."""
+        self.connections.discard(connection)
+        if connection in self.idle:
+            self.idle.remove(connection)
+        if self._waiting and len(self._dialling) < len(self._waiting):
+            self._dial_one()
+
+    def close(self) -> None:
+        """Keep none from now on; those in use end with their exchange."""
+        self._closed = True
+        for connection in self.idle:
+            connection.close()
+        self.idle.clear()
+
+    def reopen(self) -> None:
+        """Keep connections again."""
+        self._closed = False
+
+    def abort(self) -> None:
+        """Cut all."""
+        self.close()
+        for cancel in list(self._dialling.values()):
+            cancel()
+        self._dialling.clear()
+        waiting, self._waiting = self._waiting, deque()
+        for connection in list(self.connections):
+            connection.abort()
+        for _, waiter in waiting:
+            waiter.unconnected(UpstreamFault("the service is no longer asked", reason="upstream_unreachable"))
+
+    def _dial_one(self) -> None:
+        if self.max_connections and self.open >= self.max_connections:
+            return
+        self._dials += 1
+        key = self._dials
+
+        def make() -> UpstreamConnection:
+            return UpstreamConnection(self)
+
+        def connected(connection: UpstreamConnection) -> None:
+            self._dialling.pop(key, None)
+            if not connection.usable:  # it was lost already
+                failed(UpstreamFault("the service closed the connection at once", reason="upstream_reset"))
+                return
+            self.connections.add(connection)
+            self.wheel.watch(connection, self.wheel.clock() + self.keep_timeout)
+            self.release(connection)
+
+        def failed(error: GatewayError) -> None:
+            self._dialling.pop(key, None)
+            if self._waiting:
+                self._waiting.popleft()[1].unconnected(error)
+            if len(self._waiting) > len(self._dialling):
+                self._dial_one()  # for those who waited for a place, not for a connection
+
+        self._dialling[key] = _nothing
+        cancel = self._dial(make, connected, failed)
+        if key in self._dialling:
+            self._dialling[key] = cancel
+
+    def check(self, now: float) -> float:
+        """The wheel's look: those who wait too long."""
+        while self._waiting:
+            since, waiter = self._waiting[0]
+            if now < since + self.queue_timeout:
+                return since + self.queue_timeout
+            self._waiting.popleft()
+            waiter.unconnected(
+                GatewayFault(
+                    "no connection to the service became free in time",
+                    status=503,
+                    reason="upstream_queue_timeout",
+                    headers=((b"Retry-After", b"1"),),
+                )
+            )
+        return 0.0

@@ -1,0 +1,168 @@
+"""
+``Target``: one address of an upstream, and all that is known of it: load, latency, health.
+
+A ``TargetSpec`` is what was asked for (configuration or discovery), a ``Target`` is what lives. The counters are
+plain attributes that an ``Attempt`` moves; the verdicts (ejected, unhealthy) are set by ``TargetSet`` and the outlier
+detection.
+
+Pure: ``now`` is passed in, in monotonic seconds. Not here: connections (``pool`` is the data path's own).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import Any, Protocol
+
+from apigw.upstream.breaker import Breaker
+from apigw.upstream.target_spec import TargetSpec
+
+LATENCY_MEMORY = 10.0
+"""Seconds in which the weight of an old latency falls to 1/e (Finagle's peak EWMA)."""
+
+STALL_REQUESTS = 5
+"""So many requests in a row without any answer make a target suspect (Envoy's 5 for its consecutive failures)."""
+
+
+class Watch(Protocol):
+    """Who is told of what is unusual at a target (``apigw.upstream.outlier``)."""
+
+    def answered(self, target: Target, status: int, now: float) -> None: ...
+
+    def failed(self, target: Target, now: float) -> None: ...
+
+    def stalled(self, target: Target, now: float) -> None: ...
+
+
+class Target:
+    """
+    One address of an upstream.
+
+    :ivar share: the weight that counts now: ``weight``, or less while the target warms up.
+    :ivar active: requests that were sent and are not over.
+    :ivar latency: seconds until a response's head, as a peak EWMA: jumps up at once, comes down slowly; 0 if unknown.
+    :ivar breaker: its circuit breaker, or None. :ivar pool: its connections, the data path's own.
+    :ivar cells: its metrics. :ivar index: a number that no other target of the process has had.
+    :ivar probe_failed: the active checks say that it is not well. :ivar probe_silent: for they get no answer.
+    :ivar ejected_until: the outlier detection took it out until then; 0.0 when it did not.
+    :ivar unreachable: why it was ejected: no answer at all (True), or answers that are no good (False).
+    :ivar hung: it is out because it was silent, not because it refused: an answer after all brings it back.
+    :ivar on_probation: it is back from an ejection, and gets one request at a time until one is answered well.
+    :ivar draining: it gets nothing new. :ivar gone: and it is no longer asked for: its pool ends with its last request.
+    :ivar attention: whether an answer that is no failure says anything new to ``watch``.
+    """
+
+    __slots__ = (
+        "active",
+        "attention",
+        "backup",
+        "base_path",
+        "breaker",
+        "cells",
+        "consecutive_5xx",
+        "consecutive_gateway_failures",
+        "consecutive_local_failures",
+        "created_at",
+        "draining",
+        "ejected_until",
+        "ejections",
+        "failures",
+        "gone",
+        "host",
+        "hung",
+        "index",
+        "key",
+        "latency",
+        "name",
+        "on_idle",
+        "on_probation",
+        "path",
+        "pool",
+        "port",
+        "probation_since",
+        "probe_failed",
+        "probe_silent",
+        "requests",
+        "scheme",
+        "seen_at",
+        "share",
+        "spec",
+        "stall_after",
+        "stalls_at",
+        "unanswered",
+        "unreachable",
+        "warm_since",
+        "watch",
+        "weight",
+        "why",
+    )
+
+    _next_index = 0
+
+    def __init__(self, spec: TargetSpec, now: float = 0.0) -> None:
+        self.spec = spec
+        self.name = spec.name
+        self.key = spec.name.encode()
+        self.scheme = spec.scheme
+        self.host = spec.host
+        self.port = spec.port
+        self.path = spec.path
+        self.base_path = spec.base_path
+        self.weight = spec.weight
+        self.backup = spec.backup
+        self.share = float(spec.weight)
+        self.index = Target._next_index
+        Target._next_index += 1
+
+        self.created_at = now
+        self.warm_since = -inf
+        self.active = 0
+        self.requests = 0
+        self.failures = 0
+        self.latency = 0.0
+        self.seen_at = now
+
+        self.consecutive_5xx = 0
+        self.consecutive_gateway_failures = 0
+        self.consecutive_local_failures = 0
+        self.attention = False
+        self.unanswered = 0
+        self.stall_after = inf
+        self.stalls_at = inf
+
+        self.probe_failed = False
+        self.probe_silent = False
+        self.ejected_until = 0.0
+        self.ejections = 0
+        self.unreachable = False
+        self.hung = False
+        self.on_probation = False
+        self.probation_since = 0.0
+        self.draining = False
+        self.gone = False
+        self.why = ""
+
+        self.watch: Watch | None = None
+        self.breaker: Breaker | None = None
+        self.pool: Any = None
+        self.cells: Any = None
+        self.on_idle: Callable[[Target], None] | None = None
+
+    @property
+    def state(self) -> str:
+        """``healthy``, ``unhealthy`` (by probes), ``ejected``, ``probation`` or ``draining``."""
+        if self.draining:
+            return "draining"
+        if self.ejected_until:
+            return "ejected"
+        if self.probe_failed:
+            return "unhealthy"
+        return "probation" if self.on_probation else "healthy"
+
+    @property
+    def well(self) -> bool:
+        """Whether nothing speaks against sending requests there, the circuit breaker aside."""
+        return not (self.probe_failed or self.ejected_until or self.draining or self.on_probation)
+
+    def __repr__(self) -> str:
+        return f"<Target {self.name} {self.state} active={self.active}>"
