@@ -1,0 +1,460 @@
+"""
+``[batch NAME]``: several requests of a client in one (the form is that of APISIX's batch-requests).
+
+    {"pipeline": [
+      {"method": "GET", "path": "/api/users/7"},
+      {"id": "order", "method": "POST", "path": "/api/orders", "body": {"userId": 7}},
+      {"method": "GET", "path": "/api/orders/{$order.id}", "headers": {"Accept": "application/json"}}
+    ]}
+
+A plain array is taken as well. Each request goes the way of a request of its own: it finds its route, with that route's
+policies and limits, as the same caller (the outer request's fields go with it unless it has its own). The answer is an
+array in the same order, ``[{"status": 200, "reason": "OK", "headers": {...}, "body": ...}]``: JSON as JSON, all else as
+text.
+
+Requests run at the same time as far as that can't be told from one after the other: one that writes waits for all
+before it, and those behind it wait for it. ``{$NAME.field[0].x}`` and, by place from 0, ``{$0.field}`` stand for parts
+of earlier answers, in paths, queries, fields and content; within JSON, a text that is nothing but one keeps its type.
+
+Not here: routes and policies; ``route`` is handed in.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlencode
+
+from apigw.aggregation.deadlines import Deadlines
+from apigw.aggregation.json_text import InvalidJson, decode, encode
+from apigw.aggregation.settings import BatchSettings
+from apigw.aggregation.templates import BATCH_REFERENCE, HeaderTemplate, PathTemplate, Reference, ValueFault, filling
+from apigw.exchange.body import Body
+from apigw.exchange.errors import BodyTooLarge, ClientFault, GatewayError, UpstreamFault
+from apigw.exchange.headers import Headers, Pair
+from apigw.exchange.problem import problem
+from apigw.exchange.request import Request
+from apigw.exchange.responder import Done, Responder, drive, failed
+from apigw.exchange.response import Response
+from apigw.http.fields import HOP_BY_HOP, is_token
+from apigw.http.h1_heads import FORWARDING
+from apigw.http.targets import split_target
+from apigw.net.timers import Wheel
+
+SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"QUERY"))
+_CONTENT = frozenset((b"content-type", b"content-encoding", b"content-length", b"content-language", b"expect"))
+_OWN = FORWARDING | HOP_BY_HOP | {b"host", b"content-length", b"expect"}
+_MEMBERS = frozenset(("id", "method", "path", "query", "headers", "body", "version"))
+_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+Normalise = Callable[[bytes], bytes]
+Finished = Callable[[Request, int, float], None]
+
+
+class InnerRequest(Request):
+    """A request out of a batch; one of these can't ask for another batch."""
+
+
+@dataclass(slots=True, eq=False)
+class _Item:
+    """
+    One request of a batch.
+
+    :ivar query: parameters beside those of the path. :ivar content: makes the content's value, or None without.
+    :ivar needs: places of those that come before it. :ivar answer: what stands for it in the batch's answer.
+    """
+
+    place: int
+    method: bytes
+    path: PathTemplate
+    query: list[tuple[str, HeaderTemplate]]
+    fields: list[tuple[bytes, HeaderTemplate]]
+    content: Callable[[Any], Any] | None
+    references: list[Reference]
+    needs: set[int] = field(default_factory=set)
+    names: tuple[str, ...] = ()
+    request: InnerRequest | None = None
+    answer: dict[str, Any] | None = None
+
+
+class Batch:
+    """The responder. It can answer as soon as it knows all routes, by ``use``."""
+
+    route: Responder
+    normalise: Normalise
+    finished: Finished
+
+    def __init__(self, settings: BatchSettings, wheel: Wheel) -> None:
+        self.settings = settings
+        self.clock = wheel.clock
+        self.deadlines = Deadlines(wheel, settings.timeout)
+
+    def use(self, route: Responder, normalise: Normalise, finished: Finished) -> None:
+        """
+        Ask these routes.
+
+        :param route: answers a request as the whole gateway would. :param normalise: brings a path into the form that
+            it wants. :param finished: is told of each request with the status of its answer and the seconds it took.
+        """
+        self.route = route
+        self.normalise = normalise
+        self.finished = finished
+
+    def __call__(self, request: Request, done: Done) -> None:
+        """Answer ``request``."""
+        if isinstance(request, InnerRequest):
+            done(problem(request, ClientFault("a batch has no batches within it", reason="batch_nested")))
+            return
+        cancel = drive(
+            self._items(request),
+            lambda items: _Work(self, request, items, done).start(),
+            lambda error: done(failed(request, error)),
+        )
+        if cancel is not None:
+            request.on_cancel(cancel)
+
+    async def _items(self, request: Request) -> list[_Item]:
+        settings = self.settings
+        data = b"" if request.body is None else await request.body.collect(settings.max_body)
+        try:
+            whole = decode(data, settings.max_depth)
+        except InvalidJson as error:
+            raise ClientFault(f"the content can't be read: {error}", reason="invalid_json") from None
+        shared: dict[str, Any] = {}
+        listed = whole
+        if isinstance(whole, dict):
+            listed = whole.get("pipeline")
+            shared = {name: value for name, value in whole.items() if name in ("query", "headers")}
+        if not isinstance(listed, list) or not listed:
+            raise _invalid("a batch is an array of requests, or an object with one in `pipeline`")
+        if len(listed) > settings.max_requests:
+            detail = f"a batch has at most {settings.max_requests} requests; this one has {len(listed)}"
+            raise BodyTooLarge(detail, reason="batch_too_many")
+        return _read(listed, shared)
+
+
+def _invalid(what: str, place: int | None = None) -> ClientFault:
+    where = "" if place is None else f"request {place}: "
+    return ClientFault(where + what, reason="batch_invalid")
+
+
+def _read(listed: list[Any], shared: Mapping[str, Any]) -> list[_Item]:
+    names: dict[str, int] = {}
+    items: list[_Item] = []
+    barrier: set[int] = set()
+    for place, given in enumerate(listed):
+        try:
+            item = _item(place, given, shared)
+            item.needs = {_before(reference, names, place) for reference in item.references}
+            name = given.get("id")
+            if name is not None:
+                if not isinstance(name, str) or not _ID.fullmatch(name) or name in names:
+                    raise ValueError("`id` is a name of letters, digits and _ that no other has")
+                names[name] = place
+                item.names += (f"${name}",)
+        except ValueError as error:
+            raise _invalid(str(error), place) from None
+        if item.method not in SAFE:
+            item.needs |= set(range(place))
+            barrier = {place}
+        else:
+            item.needs |= barrier
+        items.append(item)
+    return items
+
+
+def _before(reference: Reference, names: Mapping[str, int], place: int) -> int:
+    name = reference.root[1:]
+    before = int(name) if name.isascii() and name.isdigit() and len(name) < 6 else names.get(name, place)
+    if before >= place:
+        raise ValueError(f"{{{reference.text}}} is the answer of no request before it")
+    return before
+
+
+def _item(place: int, given: Any, shared: Mapping[str, Any]) -> _Item:
+    if not isinstance(given, dict):
+        raise ValueError("it is no object")  # noqa: TRY004 - the client's mistake
+    if unknown := sorted(given.keys() - _MEMBERS):
+        raise ValueError(f"it has no member {unknown[0][:64]!r}")
+    method, path = given.get("method", "GET"), given.get("path")
+    if not isinstance(method, str) or not is_token(method.encode()) or method != method.upper():
+        raise ValueError("`method` is none in capitals")
+    if not isinstance(path, str):
+        raise ValueError("`path` is missing")  # noqa: TRY004 - the client's mistake
+    parameters = {**_object(shared, "query"), **_object(given, "query")}
+    query = [(name, _template(value)) for name, value in parameters.items()]
+    fields: dict[bytes, tuple[bytes, HeaderTemplate]] = {}
+    for name, value in [*_object(shared, "headers").items(), *_object(given, "headers").items()]:
+        key = name.encode()
+        if not is_token(key) or key.lower() in _OWN:
+            raise ValueError(f"it can't have the field {name[:64]!r}")
+        fields[key.lower()] = (key, _template(value))
+    template = PathTemplate(path, BATCH_REFERENCE)
+    references = [*template.references, *(each for _, value in query for each in value.references)]
+    references += [each for _, value in fields.values() for each in value.references]
+    content = filling(given["body"], references, BATCH_REFERENCE) if given.get("body") is not None else None
+    item = _Item(place, method.encode(), template, query, list(fields.values()), content, references)
+    item.names = (f"${place}",)
+    return item
+
+
+def _object(holder: Mapping[str, Any], member: str) -> dict[str, Any]:
+    value = holder.get(member)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError(f"`{member}` is no object")  # noqa: TRY004 - the client's mistake
+    return value
+
+
+def _template(value: Any) -> HeaderTemplate:
+    if isinstance(value, bool):
+        value = "true" if value else "false"
+    if not isinstance(value, str | int | float):
+        raise ValueError("values of `query` and `headers` are text and numbers")  # noqa: TRY004 - the client's mistake
+    return HeaderTemplate(str(value), BATCH_REFERENCE)
+
+
+class _Work:
+    """A batch being worked on."""
+
+    def __init__(self, batch: Batch, request: Request, items: list[_Item], done: Done) -> None:
+        self._batch = batch
+        self._request = request
+        self._items = items
+        self._done: Done | None = done
+        self._values: dict[str, Any] = {}
+        self._todo = items.copy()
+        self._running: dict[_Item, _Collecting] = {}
+        self._size = 0
+        self._late = self._going = False
+
+    def start(self) -> None:
+        self._batch.deadlines.add(self, self._batch.clock())
+        self._request.note("batch", len(self._items))
+        self._request.on_cancel(self.cancel)
+        self._go()
+
+    def cancel(self) -> None:
+        """The client is gone."""
+        self._done = None
+        self._batch.deadlines.remove(self)
+        for collecting in list(self._running.values()):
+            collecting.cancel()
+        self._running.clear()
+
+    def overdue(self) -> None:
+        """The time is up: what is not answered fails."""
+        self._late = True
+        for item, collecting in list(self._running.items()):
+            collecting.cancel()
+            self._answered(item, problem(collecting.request, _late()), None)
+
+    def _go(self) -> None:
+        if self._going:
+            return
+        self._going = True
+        begun = True
+        while begun:
+            begun = False
+            for item in self._todo:
+                if self._done is None or len(self._running) >= self._batch.settings.concurrency:
+                    break
+                if all(self._items[before].answer is not None for before in item.needs):
+                    self._todo.remove(item)
+                    self._begin(item)
+                    begun = True
+                    break
+        self._going = False
+        if not self._todo and not self._running and self._done is not None:
+            done, self._done = self._done, None
+            self._batch.deadlines.remove(self)
+            body = encode([item.answer for item in self._items])
+            pairs = [(b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store")]
+            done(Response(200, Headers(pairs), body))
+
+    def _begin(self, item: _Item) -> None:
+        collecting = self._running[item] = _Collecting(self, item, self._batch.settings.max_answer)
+        try:
+            if self._late:
+                raise _late()
+            collecting.request = self._inner(item)
+        except GatewayError as error:
+            self._answered(item, problem(collecting.request, error), None)
+            return
+        try:
+            self._batch.route(collecting.request, collecting.answered)
+        except Exception as error:
+            if item in self._running:
+                self._answered(item, failed(collecting.request, error), None)
+
+    def _inner(self, item: _Item) -> InnerRequest:
+        outer = self._request
+        try:
+            path, query = item.path.fill(self._values)
+            added = [(name, value.fill(self._values)) for name, value in item.query]
+            own = [(name, value.fill(self._values)) for name, value in item.fields]
+            content = item.content(self._values) if item.content is not None else None
+            data = content.encode() if isinstance(content, str) else encode(content)
+        except ValueFault as fault:
+            raise ClientFault(fault.detail, status=424, reason=fault.reason) from None
+        except ValueError:
+            raise _invalid("a value can't be written", item.place) from None
+        if added:
+            query = b"&".join(filter(None, (query, urlencode(added).encode())))
+        taken = {name.lower() for name, _ in own}
+        pairs: list[Pair] = [
+            (name, value)
+            for name, value in outer.headers.pairs
+            if (lower := name.lower()) not in taken and lower not in _NOT_INHERITED
+        ]
+        pairs += own
+        body = None
+        if content is not None:
+            if not isinstance(content, str) and b"content-type" not in taken:
+                pairs.append((b"Content-Type", b"application/json"))
+            body = Body(None, len(data))
+            if data:
+                body.feed(data)
+            body.end()
+        split_target(item.method, path if query is None else b"%b?%b" % (path, query))
+        inner = InnerRequest(
+            item.method,
+            self._batch.normalise(path),
+            query,
+            Headers(pairs),
+            body,
+            host=outer.host,
+            client=outer.client,
+            started=self._batch.clock(),
+        )
+        inner.id = b"%b-%d" % (outer.id, item.place)
+        inner.scheme, inner.version, inner.trusted = outer.scheme, outer.version, outer.trusted
+        inner.peer, inner.forwarding = outer.peer, outer.forwarding
+        return inner
+
+    def _answered(self, item: _Item, response: Response, data: bytes | None) -> None:
+        """
+        One of them is answered.
+
+        :param data: its content, where that is not in ``response``.
+        """
+        collecting = self._running.pop(item, None)
+        if collecting is not None and collecting.request.started:
+            taken = self._batch.clock() - collecting.request.started
+            self._batch.finished(collecting.request, response.status, taken)
+        if data is None:
+            data = response.body if isinstance(response.body, bytes) else b""
+        self._size += len(data)
+        if self._size > self._batch.settings.max_answers:
+            fault = UpstreamFault("all answers together are too large", reason="call_answer_too_large")
+            response = problem(Request(item.method, b"/"), fault)
+            data = response.body if isinstance(response.body, bytes) else b""
+        item.answer = answer = _described(response, data, self._batch.settings.max_depth)
+        for name in item.names:
+            if "body" in answer:
+                self._values[name] = answer["body"]
+        self._go()
+
+
+_NOT_INHERITED = (
+    _OWN
+    | _CONTENT
+    | frozenset(
+        (
+            b"accept-encoding",
+            b"if-none-match",
+            b"if-match",
+            b"if-modified-since",
+            b"if-unmodified-since",
+            b"if-range",
+            b"range",
+        )
+    )
+)
+"""What was said of the batch itself."""
+
+
+def _late() -> UpstreamFault:
+    return UpstreamFault("the time for this request is up", status=504, reason="deadline_exceeded")
+
+
+class _Collecting:
+    """One request on its way; collects its answer up to a limit."""
+
+    def __init__(self, work: _Work, item: _Item, limit: int) -> None:
+        self.request = InnerRequest(item.method, b"/")
+        self._work: _Work | None = work
+        self._item = item
+        self._limit = limit
+        self._response: Response | None = None
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def answered(self, response: Response) -> None:
+        if self._work is None:
+            response.discard()
+            return
+        self._response = response
+        body = response.body
+        if isinstance(body, bytes):
+            self.body_data(body)
+            self.body_end(None)
+        else:
+            body.subscribe(self)
+
+    def cancel(self) -> None:
+        self._work = None
+        if self._response is not None:
+            self._response.discard()
+        self.request.cancel()
+
+    def body_data(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > self._limit:
+            fault = f"the answer has more than the {self._limit} bytes that are taken"
+            self.body_failed(UpstreamFault(fault, reason="call_answer_too_large"))
+        else:
+            self._pieces.append(data)
+
+    def body_end(self, trailers: list[Pair] | None) -> None:
+        work, self._work = self._work, None
+        if work is not None and self._response is not None:
+            work._answered(self._item, self._response, b"".join(self._pieces))
+
+    def body_failed(self, error: GatewayError) -> None:
+        work = self._work
+        if work is not None:
+            self.cancel()
+            work._answered(self._item, problem(self.request, error), None)
+
+
+def _described(response: Response, data: bytes, max_depth: int) -> dict[str, Any]:
+    headers: dict[str, Any] = {}
+    for name, value in response.headers.pairs:
+        key, text = name.decode("latin-1"), value.decode("latin-1")
+        if key.lower() == "set-cookie":
+            headers.setdefault("Set-Cookie", []).append(text)
+        else:
+            headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    described: dict[str, Any] = {
+        "status": response.status,
+        "reason": _PHRASES.get(response.status, ""),
+        "headers": headers,
+    }
+    kind = (response.headers.get(b"content-type") or b"").partition(b";")[0].strip().lower()
+    if kind == b"application/json" or kind.endswith(b"+json"):
+        try:
+            described["body"] = decode(data, max_depth) if data else None
+            return described
+        except InvalidJson:
+            pass  # then it is shown as what it is
+    try:
+        described["body"] = data.decode()
+    except UnicodeDecodeError:
+        described["body_base64"] = b64encode(data).decode()
+    return described

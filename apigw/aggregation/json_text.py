@@ -1,0 +1,85 @@
+"""
+JSON in and out: integers of any size stay exact (orjson makes floats of those above 64 bit), and depth is limited.
+
+Not here: what is done with the values (``expressions``, ``merging``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+_BRACKETS = b"[]{}"
+_NO_BRACKETS = bytes(code for code in range(256) if code not in _BRACKETS)
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+
+
+class InvalidJson(ValueError):
+    """A text that is no JSON, or is nested too deep; the words are safe to show."""
+
+
+def decode(data: bytes, max_depth: int) -> Any:
+    """
+    The value of a JSON text (RFC 8259) in UTF-8.
+
+    :param max_depth: how many arrays and objects may be within each other.
+    :raises InvalidJson: it is none, or is deeper.
+    """
+    # The count of opening brackets can't be less than the depth; only few texts need a closer look.
+    if data.count(b"[") + data.count(b"{") > max_depth and _deeper(data, max_depth):
+        raise InvalidJson(f"it is nested deeper than {max_depth}")
+    try:
+        return _decode(data)
+    except RecursionError:
+        raise InvalidJson("it is nested too deep") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise InvalidJson("it is not valid JSON") from None
+
+
+def encode(value: Any) -> bytes:
+    """
+    The JSON text of a value, without white space.
+
+    :raises ValueError: a value that JSON has no form for.
+    """
+    try:
+        return _encode(value)
+    except (TypeError, RecursionError, msgspec.MsgspecError, OverflowError) as error:
+        raise ValueError(f"{type(error).__name__} while writing JSON") from None
+
+
+def _deeper(data: bytes, max_depth: int) -> bool:
+    """
+    Whether brackets are nested deeper. Each pass takes the innermost pairs out: a pass in C for a level of depth.
+
+    Brackets within strings may leave a rest, which is then walked.
+    """
+    brackets = data.translate(None, _NO_BRACKETS)
+    for _ in range(max_depth):
+        shorter = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        if not shorter:
+            return False
+        if len(shorter) == len(brackets):
+            break
+        brackets = shorter
+    return _walked(data, max_depth)
+
+
+def _walked(data: bytes, max_depth: int) -> bool:
+    depth = at = 0
+    while at < len(data):
+        byte = data[at]
+        if byte == 0x22:
+            at += 1
+            while at < len(data) and data[at] != 0x22:
+                at += 2 if data[at] == 0x5C else 1
+        elif byte in b"[{":
+            depth += 1
+            if depth > max_depth:
+                return True
+        elif byte in b"]}":
+            depth -= 1
+        at += 1
+    return False

@@ -1,0 +1,404 @@
+"""
+One request of a client being worked on: which calls run, what is known so far, and when it is over.
+
+    start -> calls that need nothing begin
+      a call is answered -> those begin that waited for it alone
+      all are answered   -> ``ended``
+      a required one failed, or the client left -> the others are cancelled, what was done is undone, ``ended``
+      the time is up     -> those that run fail; if the answer can do without them it is given
+
+Everything is plain calls: an answer arrives as a call, and what follows from it is done in it.
+
+Not here: a single request (``asking``), the response (``answer``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from twisted.logger import Logger
+
+from apigw.aggregation.asking import Ask, Prepared, Services, prepare
+from apigw.aggregation.deadlines import Deadlines
+from apigw.aggregation.expressions import ExpressionFailed, holds
+from apigw.aggregation.kept import Kept
+from apigw.aggregation.outcome import FAILED, NOT_ASKED, OK, SKIPPED, Outcome, failed
+from apigw.aggregation.plan import Call, Plan
+from apigw.aggregation.templates import ValueFault
+from apigw.exchange.errors import GatewayError, UpstreamFault
+from apigw.exchange.headers import Pair
+from apigw.exchange.request import Request
+
+log = Logger()
+_NOT_ASKED = Outcome(NOT_ASKED)
+
+
+class Workplace:
+    """
+    What all runs of an aggregate share.
+
+    :ivar deadlines: of the whole. :ivar call_deadlines: of each call, or None. :ivar kept: answers of each, or None.
+    :ivar running: how many runs there are.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        plan: Plan,
+        services: Services,
+        deadlines: Callable[[float], Deadlines],
+        timeout: float,
+        *,
+        max_calls: int,
+        max_answers: int,
+    ) -> None:
+        self.name = name
+        self.plan = plan
+        self.services = services
+        self.deadlines = deadlines(timeout)
+        self.call_deadlines = [
+            deadlines(call.settings.timeout) if call.settings.timeout else None for call in plan.calls
+        ]
+        self.kept = [Kept(call.settings.cache) if call.settings.cache else None for call in plan.calls]
+        self.needs = [len(call.needs) for call in plan.calls]
+        self.saga = any(call.undo is not None for call in plan.calls)
+        self.max_calls = max_calls
+        self.max_answers = max_answers
+        self.running = 0
+
+
+class Run:
+    """
+    One run.
+
+    :param values: what templates and expressions may know of the request; answers are added.
+    :param forwarded: fields of the client's that every call gets. :param trace: likewise; they make no other request
+        of one.
+    :param ended: called exactly once, when nothing is left to be done.
+    :param part: called with each call that was answered, skipped, or failed though optional.
+    :ivar outcomes: what became of each call so far. :ivar culprit: the required call that failed.
+    :ivar gone: the client left. :ivar undone: what became of each call that had to be taken back, by name.
+    """
+
+    __slots__ = (
+        "_active", "_asked", "_ended", "_forwarded", "_late", "_left", "_over", "_part", "_place", "_size", "_to_undo",
+        "_trace", "_waiting", "culprit", "gone", "outcomes", "request", "undone", "values",
+    )  # fmt: skip
+
+    def __init__(  # noqa: PLR0917
+        self,
+        place: Workplace,
+        request: Request,
+        values: dict[str, Any],
+        forwarded: tuple[Pair, ...],
+        trace: tuple[Pair, ...],
+        ended: Callable[[Run], None],
+        part: Callable[[Run, Call, Outcome], None] | None = None,
+    ) -> None:
+        self._place = place
+        self.request = request
+        self.values = values
+        self._forwarded = forwarded
+        self._trace = trace
+        self._ended = ended
+        self._part = part
+        self.outcomes: list[Outcome] = [_NOT_ASKED] * len(place.plan.calls)
+        self._waiting = place.needs.copy()
+        self._left = len(self._waiting)
+        self._active: dict[Ask, tuple[Call, Each | None]] = {}
+        self._asked = 0
+        self._size = 0
+        self._late = self._over = self.gone = False
+        self.culprit: Call | None = None
+        self._to_undo: list[Call] = []
+        self.undone: dict[str, str] = {}
+
+    def start(self) -> None:
+        """Begin."""
+        place = self._place
+        place.running += 1
+        place.deadlines.add(self, place.services.clock())
+        for call in place.plan.calls:
+            if not call.needs and not self._over:
+                self._begin(call)
+
+    def overdue(self) -> None:
+        """The time for all of it is up."""
+        self._late = True
+        for ask in list(self._active):
+            ask.fail(UpstreamFault("the time for this request is up", status=504, reason="deadline_exceeded"))
+
+    def cancel(self) -> None:
+        """The client is gone."""
+        self.gone = True
+        if not self._over:
+            self._stop()
+
+    # Calls
+
+    def _begin(self, call: Call) -> None:
+        settings = call.settings
+        prepared: Prepared | None = None
+        each: Each | None = None
+        try:
+            if self._late:
+                raise UpstreamFault("the time for this request is up", status=504, reason="deadline_exceeded")
+            if settings.when is not None and not holds(settings.when(self.values)):
+                outcome = Outcome(SKIPPED)
+            elif settings.foreach is not None:
+                each = Each(self, call, settings.foreach(self.values))
+            else:
+                prepared = prepare(call.asking, self.values, self._forwarded)
+        except GatewayError as error:
+            outcome = failed(reason=error.reason, fault=error.status, detail=error.detail)
+        except ExpressionFailed as error:
+            outcome = failed(reason="call_expression_failed", fault=502, detail=f"an expression failed: {error}")
+        except ValueError:  # text that UTF-8 can't have, which a token's claims may hold
+            outcome = failed(reason="call_value_refused", fault=502, detail="a value can't be written")
+        if each is not None:
+            each.go()
+        elif prepared is not None:
+            self.ask(call, prepared, None)
+        else:
+            self.settle(call, outcome)
+
+    def ask(self, call: Call, prepared: Prepared, each: Each | None) -> None:
+        """Make a request, or take its answer from what is kept."""
+        place = self._place
+        self._asked += 1
+        ask = Ask(place.services, call.asking, prepared, self._told)
+        self._active[ask] = (call, each)
+        if self._asked > place.max_calls:
+            ask.fail(UpstreamFault(f"more than {place.max_calls} requests would be needed", reason="call_too_many"))
+            return
+        kept = place.kept[call.index]
+        if kept is not None and (outcome := kept.get(prepared, ask.started)) is not None:
+            del self._active[ask]
+            self._pass_on(call, each, ask, outcome)
+            return
+        deadlines = place.call_deadlines[call.index]
+        if deadlines is not None:
+            deadlines.add(ask, ask.started)
+        if place.saga and call.writes:
+            self._log("begins", call)
+        ask.send(self.request, self._trace)
+
+    def _told(self, ask: Ask, outcome: Outcome) -> None:
+        call, each = self._active.pop(ask)
+        place = self._place
+        deadlines = place.call_deadlines[call.index]
+        if deadlines is not None:
+            deadlines.remove(ask)
+        if outcome.state is OK:
+            self._size += outcome.size
+            if self._size > place.max_answers:
+                detail = f"all answers together have more than the {place.max_answers} bytes that are taken"
+                outcome = failed(reason="call_answer_too_large", fault=502, detail=detail)
+            elif call.settings.select is not None:
+                try:
+                    outcome.value = call.settings.select(outcome.value)
+                except ExpressionFailed as error:
+                    outcome = failed(reason="call_expression_failed", fault=502, detail=f"`select` failed: {error}")
+            kept = place.kept[call.index]
+            if kept is not None and outcome.state is OK:
+                kept.put(ask.prepared, outcome, outcome.at)
+        if place.saga and call.writes:
+            self._log("is done" if outcome.state is OK else f"failed: {outcome.reason}", call)
+        self._pass_on(call, each, ask, outcome)
+
+    def _pass_on(self, call: Call, each: Each | None, ask: Ask, outcome: Outcome) -> None:
+        if self._over:
+            self.outcomes[call.index] = outcome
+            if not self._active:
+                self._take_back()
+        elif each is not None:
+            each.told(ask.prepared, outcome)
+        else:
+            self.settle(call, outcome)
+
+    def settle(self, call: Call, outcome: Outcome) -> None:
+        """That is what became of a call: go on."""
+        if self._over:
+            return
+        self.outcomes[call.index] = outcome
+        settings = call.settings
+        if outcome.state is OK:
+            value = outcome.value
+        elif outcome.state is FAILED:
+            if not settings.optional:
+                self.culprit = call
+                self._stop()
+                return
+            value = settings.default if outcome.value is None else outcome.value
+        else:
+            value = settings.default
+        self.values[call.name] = value
+        if self._part is not None:
+            self._part(self, call, outcome)
+        self._left -= 1
+        plan = self._place.plan
+        for index in call.dependents:
+            self._waiting[index] -= 1
+            if not self._waiting[index] and not self._over:
+                self._begin(plan.calls[index])
+        if not self._left and not self._over:
+            self._over = True
+            self._end()
+
+    # The end
+
+    def _stop(self) -> None:
+        """It can't succeed any more. A write that can be undone is waited for: it is to be known whether to undo it."""
+        self._over = True
+        for ask, (call, _) in list(self._active.items()):
+            if call.undo is not None:
+                continue
+            outcome = ask.cancel()
+            if outcome is not None and self.outcomes[call.index].state is not FAILED:
+                self.outcomes[call.index] = outcome
+            del self._active[ask]
+            deadlines = self._place.call_deadlines[call.index]
+            if deadlines is not None:
+                deadlines.remove(ask)
+        if not self._active:
+            self._take_back()
+
+    def _take_back(self) -> None:
+        self._to_undo = [
+            call for call in self._place.plan.calls if call.undo is not None and self.outcomes[call.index].state is OK
+        ]
+        self._undo_next()
+
+    def _undo_next(self) -> None:
+        """Undo what was done, the last first."""
+        place = self._place
+        while self._to_undo:
+            call = self._to_undo.pop()
+            assert call.undo is not None
+            values = {**self.values, call.name: self.outcomes[call.index].value}
+            try:
+                prepared = prepare(call.undo, values, self._forwarded)
+            except ValueFault as fault:
+                self._could_not(call, fault.reason, fault.detail)
+                continue
+            except ValueError:
+                self._could_not(call, "call_value_refused", "a value can't be written")
+                continue
+            ask = Ask(place.services, call.undo, prepared, partial(self._undid, call))
+            place.deadlines.add(ask, ask.started)
+            self._log("is undone", call)
+            ask.send(self.request, self._trace)
+            return
+        self._end()
+
+    def _undid(self, call: Call, ask: Ask, outcome: Outcome) -> None:
+        self._place.deadlines.remove(ask)
+        if outcome.state is OK:
+            self.undone[call.name] = "undone"
+            self._log("was undone", call)
+        else:
+            self._could_not(call, outcome.reason, outcome.detail)
+        self._undo_next()
+
+    def _could_not(self, call: Call, reason: str, detail: str) -> None:
+        self.undone[call.name] = "not undone"
+        log.error(
+            "aggregate {name}, request {id}: {call} was done and could not be undone: {reason} ({detail})",
+            name=self._place.name,
+            id=self.request.id.decode("latin-1"),
+            call=call.name,
+            reason=reason,
+            detail=detail,
+        )
+
+    def _log(self, what: str, call: Call) -> None:
+        log.info(
+            "aggregate {name}, request {id}: {call} {what}",
+            name=self._place.name,
+            id=self.request.id.decode("latin-1"),
+            call=call.name,
+            what=what,
+        )
+
+    def _end(self) -> None:
+        self._place.running -= 1
+        self._place.deadlines.remove(self)
+        self._ended(self)
+
+
+class Each:
+    """
+    A call for each item of a list: so many at once, the same requests once, the answers in the items' order.
+
+    :raises GatewayError: it can't begin. An item that can't be asked for fails alone.
+    """
+
+    __slots__ = ("_call", "_going", "_left", "_outcomes", "_places", "_queue", "_run", "_running", "_started")
+
+    def __init__(self, run: Run, call: Call, items: Any) -> None:
+        if items is None:
+            items = []
+        if type(items) is not list:
+            raise UpstreamFault("`foreach` did not find a list", reason="call_expression_failed")
+        self._run = run
+        self._call = call
+        self._started = run._place.services.clock()
+        self._outcomes: list[Outcome] = [_NOT_ASKED] * len(items)
+        self._places: dict[Prepared, list[int]] = {}
+        for place, item in enumerate(items):
+            try:
+                prepared = prepare(call.asking, {**run.values, "item": item}, run._forwarded)
+            except ValueFault as fault:
+                if not call.settings.optional:
+                    raise
+                self._outcomes[place] = failed(reason=fault.reason, fault=fault.status, detail=fault.detail)
+                continue
+            self._places.setdefault(prepared, []).append(place)
+        left = run._place.max_calls - run._asked
+        if len(self._places) > left:
+            detail = f"`foreach` needs {len(self._places)} requests; {left} of {run._place.max_calls} are left"
+            raise UpstreamFault(detail, reason="call_too_many")
+        self._queue = list(reversed(self._places))
+        self._left = len(self._queue)
+        self._running = 0
+        self._going = False
+
+    def go(self) -> None:
+        """Ask as many as may be asked."""
+        if self._going:
+            return
+        self._going = True
+        while self._queue and self._running < self._call.settings.concurrency and not self._run._over:
+            self._running += 1
+            self._run.ask(self._call, self._queue.pop(), self)
+        self._going = False
+        if not self._left and not self._run._over:
+            self._left = -1
+            self._run.settle(self._call, self._outcome())
+
+    def told(self, prepared: Prepared, outcome: Outcome) -> None:
+        """One of the requests was answered, or failed."""
+        self._running -= 1
+        self._left -= 1
+        for place in self._places[prepared]:
+            self._outcomes[place] = outcome
+        if outcome.state is FAILED and not self._call.settings.optional:
+            self._run.settle(self._call, outcome)
+        else:
+            self.go()
+
+    def _outcome(self) -> Outcome:
+        default = self._call.settings.default
+        worst = next((each for each in self._outcomes if each.state is FAILED), None)
+        values = [each.value if each.state is OK else default for each in self._outcomes]
+        headers = tuple(fields for each in self._outcomes for fields in each.headers)
+        if worst is None:
+            whole = Outcome(OK, values, headers=headers)
+        else:
+            whole = failed(reason=worst.reason, fault=worst.fault, detail=worst.detail, status=worst.status)
+            whole.value, whole.headers = values, headers
+        whole.at = self._run._place.services.clock()
+        whole.seconds = whole.at - self._started
+        return whole

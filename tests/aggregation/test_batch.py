@@ -1,0 +1,223 @@
+"""``[batch X]``: several requests in one, each on the way of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apigw.testing.origins import NEVER, Origin, Received, reply
+from tests.gateway.running import Gateway, request, running, upstream
+
+CONFIGURATION = """
+[api_key keys]
+header = X-Key
+
+[consumer shop]
+api_key.keys = secret-key-0123456789
+
+[route users]
+path = /api/users
+strip_prefix = /api
+upstream = a
+
+[route orders]
+path = /api/orders
+strip_prefix = /api
+upstream = a
+header.X-Tenant = t1
+
+[batch all]
+path = /batch
+timeout = 500ms
+max_requests = 5
+max_answer = 2KiB
+"""
+
+
+def echo(request: Received) -> bytes:
+    """An answer that says what was asked for."""
+    said = {"line": request.line.decode(), "id": 7}
+    fields = [(b"Content-Type", b"application/json"), (b"Set-Cookie", b"a=1"), (b"Set-Cookie", b"b=2")]
+    return reply(200, json.dumps(said).encode(), *fields)
+
+
+def configuration(port: int) -> str:
+    text = CONFIGURATION
+    text = text[text.index("[route users]") :]
+    return upstream(port, "a", "retry.attempts = 1") + text
+
+
+async def sent(gateway: Gateway, batch: Any, *fields: tuple[str, str]) -> Any:
+    response = await gateway.get("/batch", ("X-Tenant", "t1"), *fields, method="POST", body=json.dumps(batch).encode())
+    return response.status, json.loads(response.body)
+
+
+async def test_each_request_finds_its_route_and_may_refer_to_earlier_answers(tmp_path: Path) -> None:
+    origin = await Origin([echo]).start()
+    async with running(tmp_path, configuration(origin.port)) as gateway:
+        status, answers = await sent(
+            gateway,
+            [
+                {"path": "/api/users/1", "query": {"a": "x&y"}},
+                {
+                    "id": "order",
+                    "method": "POST",
+                    "path": "/api/orders",
+                    "body": {"user": "{$0.id}", "text": "u{$0.id}"},
+                },
+                {"path": "/api/orders/{$order.id}?q={$order.line}"},
+                {"path": "/nowhere"},
+            ],
+            ("Authorization", "Bearer t"),
+        )
+        assert status == 200
+        assert [answer["status"] for answer in answers] == [200, 200, 200, 404]
+        assert answers[0]["body"]["line"] == "GET /users/1?a=x%26y HTTP/1.1"
+        (written,) = (each for each in origin.requests if each.line.startswith(b"POST"))
+        assert json.loads(written.body) == {"user": 7, "text": "u7"}
+        assert answers[2]["body"]["line"] == "GET /orders/7?q=POST%20%2Forders%20HTTP%2F1.1 HTTP/1.1"
+        assert answers[3]["body"]["reason"] == "no_route"
+        assert answers[0]["reason"] == "OK"
+        assert answers[0]["headers"]["Set-Cookie"] == ["a=1", "b=2"]
+        for received in origin.requests:
+            assert received.values(b"authorization") == [b"Bearer t"]
+            assert received.values(b"host") == [f"127.0.0.1:{origin.port}".encode()]
+        assert origin.requests[1].values(b"content-type") == [b"application/json"]
+        assert origin.requests[0].values(b"content-type") == []
+    await origin.stop()
+
+
+async def test_a_pipeline_as_apisix_has_it(tmp_path: Path) -> None:
+    origin = await Origin([echo]).start()
+    async with running(tmp_path, configuration(origin.port)) as gateway:
+        batch = {
+            "query": {"shared": "1"},
+            "headers": {"X-Both": "b"},
+            "pipeline": [
+                {
+                    "method": "POST",
+                    "path": "/api/users",
+                    "query": {"own": 2},
+                    "headers": {"X-Own": "o"},
+                    "body": "plain text",
+                },
+                {"path": "/api/users"},
+            ],
+        }
+        status, answers = await sent(gateway, batch)
+        assert status == 200
+        assert [answer["body"]["line"] for answer in answers] == [
+            "POST /users?shared=1&own=2 HTTP/1.1",
+            "GET /users?shared=1 HTTP/1.1",
+        ]
+        assert origin.requests[0].body == b"plain text"
+        assert origin.requests[0].values(b"x-own") == [b"o"]
+        assert [received.values(b"x-both") for received in origin.requests] == [[b"b"], [b"b"]]
+    await origin.stop()
+
+
+async def test_each_request_goes_through_its_routes_policies(tmp_path: Path) -> None:
+    origin = await Origin([echo]).start()
+    text = configuration(origin.port) + "\n[ip_filter local]\ndeny = 127.0.0.0/8\n"
+    text = text.replace("path = /api/orders\n", "path = /api/orders\npolicies = ip_filter local\n")
+    async with running(tmp_path, text) as gateway:
+        _, answers = await sent(gateway, [{"path": "/api/orders"}, {"path": "/api/users"}])
+        assert [answer["status"] for answer in answers] == [403, 200]
+        assert answers[0]["body"]["reason"] == "address_refused"
+        route = gateway.service.shared.metrics.route
+        assert route("orders").reasons == {"address_refused": 1}
+        assert route("users").statuses[b"GET", 200] == 1
+        assert len(origin.requests) == 1
+    await origin.stop()
+
+
+async def test_what_does_not_write_runs_at_once_and_a_write_waits(tmp_path: Path) -> None:
+    origin = await Origin([[NEVER]]).start()
+    async with running(tmp_path, configuration(origin.port).replace("500ms", "1h")) as gateway:
+        client = await gateway.connect()
+        batch = [{"path": "/api/users/1"}, {"path": "/api/users/2"}, {"method": "PUT", "path": "/api/users/3"}]
+        client.send(request("/batch", method="POST", body=json.dumps(batch).encode()))
+        await origin.request(1)
+        assert sorted(each.line for each in origin.requests) == [b"GET /users/1 HTTP/1.1", b"GET /users/2 HTTP/1.1"]
+        client.reset()
+        for number in (0, 1):
+            await (await origin.connection(number)).until_closed()
+        assert len(origin.requests) == 2
+    await origin.stop()
+
+
+async def test_one_deadline_holds_for_all(tmp_path: Path) -> None:
+    origin = await Origin([lambda received: echo(received) if b"/users/1 " in received.line else [NEVER]]).start()
+    async with running(tmp_path, configuration(origin.port)) as gateway:
+        batch = [{"path": "/api/users/1"}, {"path": "/api/users/2"}, {"path": "/api/users/{$1.id}"}]
+        status, answers = await sent(gateway, batch)
+        assert status == 200
+        assert [answer["status"] for answer in answers] == [200, 504, 504]
+        assert answers[1]["body"]["reason"] == "deadline_exceeded"
+    await origin.stop()
+
+
+async def test_an_answer_that_is_not_there_fails_what_refers_to_it(tmp_path: Path) -> None:
+    origin = await Origin([echo]).start()
+    async with running(tmp_path, configuration(origin.port)) as gateway:
+        _, answers = await sent(gateway, [{"path": "/api/users/1"}, {"path": "/api/users/{$0.nothing}"}])
+        assert [answer["status"] for answer in answers] == [200, 424]
+        assert answers[1]["body"]["reason"] == "call_value_missing"
+    await origin.stop()
+
+
+async def test_an_answer_that_is_too_large_is_left_out_and_binary_is_base64(tmp_path: Path) -> None:
+    origin = await Origin(
+        [lambda received: reply(200, b"x" * 3000 if b"/big" in received.line else b"\xff\x00")]
+    ).start()
+    async with running(tmp_path, configuration(origin.port)) as gateway:
+        _, answers = await sent(gateway, [{"path": "/api/users/big"}, {"path": "/api/users/small"}])
+        assert answers[0]["body"]["reason"] == "call_answer_too_large"
+        assert answers[1]["body_base64"] == "/wA="
+    await origin.stop()
+
+
+@pytest.mark.parametrize(
+    ("batch", "status", "reason"),
+    [
+        ({}, 400, "batch_invalid"),
+        ([], 400, "batch_invalid"),
+        ([7], 400, "batch_invalid"),
+        ([{}], 400, "batch_invalid"),
+        ([{"path": "/a", "methode": "GET"}], 400, "batch_invalid"),
+        ([{"path": "/a", "method": "get"}], 400, "batch_invalid"),
+        ([{"path": "/a", "method": "GET /x HTTP/1.1\r\n"}], 400, "batch_invalid"),
+        ([{"path": "no/slash"}], 400, "batch_invalid"),
+        ([{"path": "/a b"}], 400, "batch_invalid"),
+        ([{"path": "/a\r\nX: y"}], 400, "batch_invalid"),
+        ([{"path": "/../admin"}], 400, "batch_invalid"),
+        ([{"path": "/a", "headers": {"X": "a\r\nY: b"}}], 400, "batch_invalid"),
+        ([{"path": "/a", "headers": {"X Y": "a"}}], 400, "batch_invalid"),
+        ([{"path": "/a", "headers": {"Transfer-Encoding": "chunked"}}], 400, "batch_invalid"),
+        ([{"path": "/a", "headers": {"X-Forwarded-For": "1.2.3.4"}}], 400, "batch_invalid"),
+        ([{"path": "/a", "headers": {"Host": "other"}}], 400, "batch_invalid"),
+        ([{"path": "/a/{$0.id}"}], 400, "batch_invalid"),
+        ([{"path": "/a/{$later.id}"}, {"path": "/b", "id": "later"}], 400, "batch_invalid"),
+        ([{"path": "/a", "id": "x"}, {"path": "/b", "id": "x"}], 400, "batch_invalid"),
+        ([{"path": "/a"}] * 6, 413, "batch_too_many"),
+    ],
+)
+async def test_a_batch_that_is_none_is_refused(tmp_path: Path, batch: Any, status: int, reason: str) -> None:
+    origin = await Origin([echo]).start()
+    async with running(tmp_path, configuration(origin.port)) as gateway:
+        assert (await sent(gateway, batch))[0] == status
+        assert (await sent(gateway, batch))[1]["reason"] == reason
+        assert origin.requests == []
+    await origin.stop()
+
+
+async def test_a_batch_has_no_batches_within_it(tmp_path: Path) -> None:
+    origin = await Origin([echo]).start()
+    async with running(tmp_path, configuration(origin.port)) as gateway:
+        _, answers = await sent(gateway, [{"method": "POST", "path": "/batch", "body": [{"path": "/api/users"}]}])
+        assert answers[0]["body"]["reason"] == "batch_nested"
+        assert origin.requests == []
+    await origin.stop()
