@@ -1,0 +1,61 @@
+"""
+``[aggregate NAME]`` and ``[batch NAME]``: their kinds of sections, their mistakes, and what answers for them.
+
+Not here: what they do (``apigw.aggregation``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from apigw.aggregation.aggregate import aggregate
+from apigw.aggregation.batch import Batch
+from apigw.aggregation.plan import mistakes
+from apigw.aggregation.settings import AggregateSettings, BatchSettings
+from apigw.config.configuration import Configuration
+from apigw.config.kinds import Kind, Kinds
+from apigw.config.problems import Problem
+from apigw.exchange.request import Request
+from apigw.exchange.responder import Responder
+from apigw.gateway.environment import Shared
+from apigw.observability.metrics import RouteCells
+from apigw.routing.tree import GatewayResource
+
+KINDS: Kinds = {"aggregate": Kind(AggregateSettings), "batch": Kind(BatchSettings)}
+
+
+def wrong_aggregates(configuration: Configuration) -> Iterator[Problem]:
+    """Names that nothing stands for, calls that wait for each other, options that do nothing."""
+    for name, settings in configuration.of("aggregate").items():
+        for found in mistakes(settings):
+            yield configuration.problem(
+                "aggregate", name, found.option, found.what, expected=found.expected, hint=found.hint
+            )
+
+
+def aggregate_route(settings: Any, route: Any, shared: Shared, upstreams: Any) -> Responder:
+    """What an ``[aggregate]`` does."""
+    clients: Mapping[str, Any] = upstreams.clients
+    return aggregate(route.name, settings, clients, shared.wheel)
+
+
+def batch_route(settings: Any, route: Any, shared: Shared, upstreams: Any) -> Responder:
+    """What a ``[batch]`` does, once it was shown the tree."""
+    return Batch(settings, shared.wheel)
+
+
+def show_tree(responders: Iterable[Responder], root: GatewayResource) -> None:
+    """Let batches ask all routes."""
+    for responder in responders:
+        if isinstance(responder, Batch):
+            responder.use(root.route, root.normalise, _count)
+
+
+def _count(request: Request, status: int, seconds: float) -> None:
+    """A request of a batch counts for its own route."""
+    cells: RouteCells | None = getattr(request.route, "cells", None)
+    if cells is not None:
+        cells.observe(request.method, status, seconds)
+        if request.reason:
+            cells.ended_by_gateway(request.reason)

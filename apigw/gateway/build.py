@@ -1,0 +1,114 @@
+"""
+START HERE for how a gateway is put together: settings to objects, in the order in which a request meets them.
+
+``build`` makes a ``Generation``: all that follows from one configuration. It opens no socket and starts nothing, so a
+configuration can be built whole before anything of the old one is touched. What did not change is taken over from
+the generation before: clusters with their pools and breakers, policies with their counters.
+
+Not here: listeners and life cycle (``service``), one upstream (``clusters``), one route's responders (``routes``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from apigw.config.configuration import Configuration
+from apigw.exchange.responder import Responder
+from apigw.gateway.aggregates import aggregate_route, batch_route, show_tree
+from apigw.gateway.clusters import build_upstream
+from apigw.gateway.environment import Shared
+from apigw.gateway.policies import BuiltPolicy, build_policies
+from apigw.gateway.routes import RouteFacts, mounted, rule, upstream_route
+from apigw.gateway.upstreams import Upstreams
+from apigw.observability.health import Health
+from apigw.policies.revocation import Revocations
+from apigw.routing.rule import Rule
+from apigw.routing.tree import GatewayResource, PrefixResource
+
+
+@dataclass(slots=True)
+class Generation:
+    """
+    What one configuration became.
+
+    :ivar root: the resource tree. :ivar revocations: the list of revoked tokens, if there is one.
+    :ivar facts: what is known of each route, in the order of the file.
+    :ivar resources: what was mounted, by class and path.
+    """
+
+    configuration: Configuration
+    upstreams: Upstreams
+    policies: dict[tuple[str, str], BuiltPolicy]
+    root: GatewayResource
+    revocations: Revocations | None = None
+    facts: list[RouteFacts] = field(default_factory=list)
+    resources: dict[tuple[Any, str], Responder] = field(default_factory=dict)
+
+
+def build(configuration: Configuration, shared: Shared, before: Generation | None) -> Generation:
+    """
+    Make everything that ``configuration`` asks for.
+
+    :param before: the generation in force, whose unchanged parts are taken over; None at start.
+    :raises ValueError: what no check of the configuration could see. ``shared.remember()`` undoes what was done so far.
+    """
+    former = before.upstreams if before is not None else {}
+    upstreams = Upstreams(
+        {
+            name: build_upstream(name, settings, shared, former.get(name))
+            for name, settings in configuration.upstreams.items()
+        },
+        configuration.of("split"),
+        shared,
+    )
+    shared.outside.upstreams = upstreams.clients
+    policies: dict[tuple[str, str], BuiltPolicy] = {}
+    for unusable in build_policies(configuration, shared, before.policies if before else {}, policies):
+        raise unusable
+
+    facts: list[RouteFacts] = []
+    rules: list[Rule[PrefixResource]] = []
+    responders: list[Responder] = []
+    resources: dict[tuple[Any, str], Responder] = {}
+    for section in configuration.order:
+        kind, name = section
+        build_route = _ROUTES.get(kind)
+        if build_route is None:
+            continue
+        settings: Any = configuration.sections[kind][name]
+        route = RouteFacts(kind, name, settings, configuration.origin(kind, name), shared.metrics.route(name or kind))
+        responder = None
+        if kind == "resource":  # a resource may hold a state of its own
+            responder = before.resources.get((settings.class_, settings.path)) if before is not None else None
+        if responder is None:
+            responder = build_route(settings, route, shared, upstreams)
+        if kind == "resource":
+            resources[settings.class_, settings.path] = responder
+        responders.append(responder)
+        facts.append(route)
+        listed = configuration.policies_of(getattr(settings, "policies", ())) if kind != "health" else ()
+        rules.append(rule(settings, route, responder, policies=policies, listed=listed, order=len(rules)))
+    root = GatewayResource(rules)
+    show_tree(responders, root)
+    revocations = shared.revocations(configuration.of("revocation").get(""))
+    return Generation(configuration, upstreams, policies, root, revocations, facts, resources)
+
+
+def _health(settings: Any, route: RouteFacts, shared: Shared, upstreams: Upstreams) -> Responder:
+    return Health(
+        settings.path,
+        lambda: {name: upstream.states() for name, upstream in upstreams.items()},
+        ready=lambda: shared.ready,
+    )
+
+
+_ROUTES: dict[str, Callable[[Any, RouteFacts, Shared, Upstreams], Responder]] = {
+    "route": upstream_route,
+    "resource": mounted,
+    "health": _health,
+    "aggregate": aggregate_route,
+    "batch": batch_route,
+}
+"""What answers requests, by kind of section. Each makes the innermost responder; policies go around it."""

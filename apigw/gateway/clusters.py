@@ -1,0 +1,375 @@
+"""
+One ``[upstream X]`` alive: targets and who chooses among them, pools, breaker, health checks, discovery, its client.
+
+Not here: how any of these works (``apigw.upstream``, one file each); this is where they are handed to each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from random import Random
+from typing import Any
+
+from treq.response import _Response as TreqResponse
+from twisted.internet.defer import Deferred
+
+from apigw.exchange.request import Request
+from apigw.exchange.responder import Done, Responder
+from apigw.exchange.response import Response
+from apigw.gateway.catalogue import UpstreamSettings
+from apigw.gateway.environment import Shared
+from apigw.http.h1_heads import ResponseHeads
+from apigw.net.tls_client import ClientTLS
+from apigw.observability.instruments import HEDGES
+from apigw.upstream.balancing.kinds import balancer
+from apigw.upstream.breaker import Breaker
+from apigw.upstream.client import UpstreamClient
+from apigw.upstream.cluster import Cluster, OneTarget
+from apigw.upstream.dialling import dialler
+from apigw.upstream.discovery.discovery import Discovery
+from apigw.upstream.fallback import Fallback, with_answer
+from apigw.upstream.forward import Forward
+from apigw.upstream.health import Prober
+from apigw.upstream.hedged import Hedged
+from apigw.upstream.hedging import Hedging
+from apigw.upstream.journal import log_breaker, log_targets
+from apigw.upstream.pool import Pool
+from apigw.upstream.retries import Retries, RetryBudget
+from apigw.upstream.target import Target
+from apigw.upstream.target_set import PASSING, TargetSet
+from apigw.upstream.target_spec import TargetSpec
+
+_SOURCES = frozenset(("targets", "discover", "discover_interval"))
+"""Options that say only where targets are: they may change while everything else stays."""
+
+
+class Upstream:
+    """
+    An upstream and all that belongs to it.
+
+    :ivar settings: what it was built from. :ivar client: asks it, by treq or by forwarding.
+    :ivar answer: what ``client`` sends its requests by.
+    :ivar fallbacks: how often a client got a fallback.
+    """
+
+    def __init__(self, name: str, settings: UpstreamSettings, shared: Shared) -> None:
+        self.name = name
+        self.settings = settings
+        self.fallbacks = 0
+        self._shared = shared
+        self._heads = ResponseHeads()
+        self._tls: ClientTLS | None = None
+        self.prober: Prober | None = None
+        self.discovery: Discovery | None = None
+        rng = Random()
+        now = shared.clock()
+        self._one_breaker: Breaker | None = None
+        self.budget = RetryBudget(settings.retry, now)
+        repeats = settings.retry.attempts > 1
+        self._balancer = balancer(settings, name, rng)
+        self.targets = TargetSet(
+            name,
+            self._balancer,
+            now,
+            panic_threshold=settings.panic_threshold,
+            slow_start=settings.slow_start,
+            max_requests=self._most_requests,
+            outlier=settings.outlier,
+            new_breaker=self._breaker if settings.breaker.on else None,
+            budget=self.budget.counts if repeats or settings.hedge.after is not None else None,
+        )
+        self.targets.on_gone(self._gone)
+        self.targets.listen(log_targets(name))
+        self.cluster = Cluster(
+            name,
+            self.targets,
+            shared.wheel,
+            shared.later,
+            retries=Retries(settings.retry, self.budget, rng, lambda: len(self.targets.eligible)) if repeats else None,
+            replay_limit=settings.retry.max_body if repeats else 0,
+        )
+        self._copies = Cluster(name, self.targets, shared.wheel, shared.later)
+        self._hedgings: dict[str, Hedging] = {}
+        self.answer: Responder = self.responder("")
+        self.client = UpstreamClient(name, self._ask, clock=shared.clock)
+        self._use([spec for spec in settings.targets if isinstance(spec, TargetSpec)])
+
+    @property
+    def _most_requests(self) -> int:
+        """At one target at a time: on a connection of HTTP/1 there is one; 0 for no limit."""
+        limits = (self.settings.max_requests, self.settings.pool.max_connections)
+        return min((limit for limit in limits if limit), default=0)
+
+    def responder(self, route: str, **options: Any) -> Responder:
+        """
+        What sends requests here, with all that this upstream does for them but its fallback.
+
+        :param route: whose latencies hedging goes by. :param options: those of ``Forward``.
+        """
+        forward = Forward(self.cluster, **options)
+        answer: Responder = forward
+        hedge = self.settings.hedge
+        if hedge.after is not None:
+            hedging = self._hedgings.setdefault(route, Hedging(hedge, self.budget))
+            answer = Hedged(forward, Forward(self._copies, **options), hedging, self._elsewhere, self._count_hedge)
+        return self._with_cookie(answer) if self._balancer.sets_cookie else answer
+
+    def with_fallback(self, answer: Responder) -> Responder:
+        """``answer``, with this upstream's own answer in place of failures, if it is configured."""
+        settings = self.settings.breaker
+        if not (settings.on and settings.has_fallback_answer):
+            return answer
+        return with_answer(answer, Fallback(settings, self.count_fallback))
+
+    def count_fallback(self) -> None:
+        """A client got a fallback."""
+        self.fallbacks += 1
+        if self._one_breaker is not None:
+            self._one_breaker.fallbacks += 1
+
+    def _ask(self, request: Request, done: Done) -> None:
+        self.answer(request, done)
+
+    def start(self, before: Upstream | None = None) -> None:
+        """
+        Begin to look for targets, and after them. A second call does nothing.
+
+        :param before: whose place it will take: the targets that it has found are there at once.
+        """
+        if self.prober is not None:
+            return
+        from twisted.internet import reactor
+
+        settings, shared = self.settings, self._shared
+        self._discover(before.discovery if before is not None else None)
+        self.prober = Prober(
+            self.targets,
+            settings.health,
+            settings.outlier,
+            self._ask_target,
+            self._dial_target,
+            reactor,
+            shared.clock,
+            Random(),
+        )
+        self.prober.start()
+        shared.ticks.append(self.targets.tick)
+
+    def take_over(self, before: Upstream) -> None:
+        """Take the place of one with other settings: what that one knows of the same targets is not forgotten."""
+        ours, theirs = self.settings.breaker, before.settings.breaker
+        same = ours == theirs and ours.on == theirs.on
+        self.targets.take_over(before.targets, breakers=same)
+        if same:
+            self._one_breaker = before._one_breaker
+
+    def become(self, settings: UpstreamSettings) -> None:
+        """Go on with other ``targets``, the rest being the same: those that stay keep all that they have."""
+        if settings.sources == self.settings.sources and settings.discover_interval == self.settings.discover_interval:
+            return
+        self.settings = settings
+        former = self.discovery
+        if former is not None:
+            former.stop()
+            self.discovery = None
+        self._discover(former)
+        if self.discovery is None:
+            self._use([spec for spec in settings.targets if isinstance(spec, TargetSpec)])
+
+    def stop(self) -> None:
+        """It is no longer configured, or all ends: requests in flight end, nothing is kept."""
+        if self.prober is not None:
+            self.prober.stop()
+            self._shared.ticks.remove(self.targets.tick)
+        if self.discovery is not None:
+            self.discovery.stop()
+        for target in self.targets.targets:
+            target.pool.close()
+        self.targets.close()
+
+    def _discover(self, former: Discovery | None) -> None:
+        from twisted.internet import reactor
+
+        settings, shared = self.settings, self._shared
+        if all(isinstance(source, TargetSpec) for source in settings.sources):
+            return
+        self.discovery = Discovery(
+            settings.sources, reactor, settings.discover_interval, shared.resolver, shared.outside.get
+        )
+        if former is not None:
+            self.discovery.take_over(former)
+        self.discovery.start(self._use)
+
+    def states(self) -> dict[str, str]:
+        """The state of each target, by name; that of its circuit, if it is all that is wrong with it."""
+        self.targets.tick(self._shared.clock())
+        return {target.name: _state(target) for target in self.targets.targets}
+
+    def describe(self) -> dict[str, Any]:
+        """For people and programs; nothing secret."""
+        described = self.targets.describe(self._shared.clock())
+        pools = {
+            target.name: {
+                "connections": target.pool.open,
+                "idle": len(target.pool.idle),
+                "waiting": target.pool.waiting,
+            }
+            for target in self.targets.targets
+        }
+        return {"name": self.name, **described, "pools": pools, "fallbacks": self.fallbacks}
+
+    def target(self, name: str) -> Target | None:
+        """The target of that name, if there still is one."""
+        return next((target for target in self.targets.targets if target.name == name), None)
+
+    def _use(self, specs: list[TargetSpec]) -> None:
+        """These are the targets from now on."""
+        self.targets.update(specs, self._shared.clock())
+        for target in self.targets.targets:
+            if target.pool is not None and target.pool.host == self._host(target):
+                target.pool.reopen()
+                continue
+            if target.pool is not None:
+                target.pool.close()  # the same address by another name, which TLS and Host go by
+            else:
+                target.cells = self._shared.metrics.target(self.name, target.name)
+            target.pool = self._pool(target)
+
+    def _gone(self, target: Target) -> None:
+        """The last request of a target that is no longer asked for has ended."""
+        target.pool.close()
+        self._shared.metrics.forget_target(self.name, target.name)
+
+    def _breaker(self, target: Target, now: float) -> Breaker:
+        if self._one_breaker is not None:
+            return self._one_breaker
+        settings = self.settings.breaker
+        each = settings.scope == "target"
+        breaker = Breaker(
+            settings,
+            now,
+            name=f"{self.name} {target.name}" if each else self.name,
+            probe_limit=self.settings.timeout.response,
+        )
+        breaker.listen(log_breaker)
+        if not each:
+            self._one_breaker = breaker
+        return breaker
+
+    def _elsewhere(self, target: Target) -> bool:
+        """Whether a request could go to another target."""
+        return any(each is not target for each in self.targets.eligible)
+
+    def _count_hedge(self, event: str) -> None:
+        self._shared.metrics.counter(HEDGES, self.name, event).value += 1
+
+    def _with_cookie(self, inner: Responder) -> Responder:
+        """``inner``, with the cookie that brings the client back to the target that answered."""
+
+        def respond(request: Request, done: Done) -> None:
+            def outward(response: Response) -> None:
+                if response.error is None and (target := self.target(request.upstream_target)) is not None:
+                    cookie = self._balancer.set_cookie(request, target)
+                    if cookie is not None:
+                        response.add_header(b"Set-Cookie", cookie)
+                done(response)
+
+            inner(request, outward)
+
+        return respond
+
+    def _host(self, target: Target) -> bytes:
+        """The Host field: the name that a target was found by, or its address."""
+        name = target.spec.found_as or target.host
+        host = f"[{name}]" if ":" in name else name
+        if target.path is None and target.port != {"http": 80, "https": 443}[target.scheme]:
+            host = f"{host}:{target.port}"
+        return host.encode()
+
+    def _pool(self, target: Target) -> Pool:
+        settings = self.settings
+        name = target.spec.found_as or target.host
+        if target.scheme == "https" and self._tls is None:
+            self._tls = ClientTLS(
+                ca=str(settings.tls.ca) if settings.tls.ca else None,
+                certificate=settings.tls.certificate,
+                server_name=settings.tls.server_name,
+                timeout=settings.timeout.connect,
+            )
+        response_timeout = settings.timeout.response
+        if settings.breaker.on and settings.breaker.timeout is not None:
+            response_timeout = min(response_timeout, settings.breaker.timeout)
+        return Pool(
+            dialler(
+                host=target.host,
+                port=target.port,
+                path=target.path,
+                tls=self._tls if target.scheme == "https" else None,
+                server_name=name,
+                timeout=settings.timeout.connect,
+            ),
+            self._shared.wheel,
+            self._heads,
+            host=self._host(target),
+            base_path=target.base_path.encode(),
+            max_connections=self._most_requests,
+            max_idle=settings.pool.max_idle,
+            max_waiting=settings.pool.queue,
+            queue_timeout=settings.pool.queue_timeout,
+            keep_timeout=settings.pool.idle_timeout,
+            response_timeout=response_timeout,
+            idle_timeout=settings.timeout.idle,
+        )
+
+    def _ask_target(self, target: Target, method: str, path: str, timeout: float) -> Awaitable[TreqResponse]:
+        """A request to this target, past balancer, breaker, retries and counts."""
+        asked = Target(target.spec)
+        asked.pool, asked.cells = target.pool, _NoCells()
+        cluster = Cluster(self.name, OneTarget(asked), self._shared.wheel, self._shared.later)
+        client = UpstreamClient(self.name, Forward(cluster), clock=self._shared.clock)
+        return client.request(method, path, timeout=timeout, unbuffered=True)
+
+    def _dial_target(self, target: Target, timeout: float) -> Deferred[None]:
+        """Connect to this target, and close."""
+
+        async def dial() -> None:
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout(timeout):
+                if target.path is not None:
+                    transport, _ = await loop.create_unix_connection(asyncio.Protocol, target.path)
+                else:
+                    transport, _ = await loop.create_connection(asyncio.Protocol, target.host, target.port)
+            transport.close()
+
+        return Deferred.fromFuture(asyncio.ensure_future(dial()))
+
+
+class _NoCells:
+    """Checks are no requests: they are counted by the prober."""
+
+    def observe(self, status: int) -> None:
+        pass
+
+
+def _state(target: Target) -> str:
+    breaker = target.breaker
+    if target.state == "healthy" and breaker is not None and breaker.state not in PASSING:
+        return f"circuit_{breaker.state.value}"
+    return target.state
+
+
+def build_upstream(name: str, settings: UpstreamSettings, shared: Shared, before: Upstream | None) -> Upstream:
+    """
+    The upstream ``name``: the one of before if nothing but its targets changed; it is told of them by ``become``, when
+    the new configuration is put in force.
+    """
+    if before is not None and _alike(before.settings, settings):
+        return before
+    return Upstream(name, settings, shared)
+
+
+def _alike(one: UpstreamSettings, other: UpstreamSettings) -> bool:
+    options = type(one).model_fields.keys() - _SOURCES
+    # That an option is written may count, even if it has its default's value.
+    return one.breaker.on == other.breaker.on and all(getattr(one, each) == getattr(other, each) for each in options)

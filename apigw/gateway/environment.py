@@ -1,0 +1,119 @@
+"""
+What all parts of a running gateway share, and what outlives a reload: clock, wheel, metrics, store, addresses to trust.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from time import monotonic
+from typing import Any
+
+from apigw.gateway.fetching import Outside
+from apigw.net.timers import TICK, Wheel
+from apigw.observability.metrics import Metrics
+from apigw.policies.revocation import Revocations, RevocationSettings
+from apigw.stores.limits import MemoryLimits
+from apigw.stores.memory import MemoryStore
+
+COARSE = 0.25
+"""Seconds between two calls of ``ticks``."""
+
+
+class Shared:
+    """
+    One a process.
+
+    :ivar ready: False before the listeners are open, and while the gateway drains.
+    :ivar ticks: called with the time every quarter of a second: one timer for all who have something coarse to do.
+    :ivar asked: the consumers and the list of revoked tokens that policies were built with.
+    """
+
+    def __init__(self) -> None:
+        self.clock = monotonic
+        self.wheel = Wheel(monotonic)
+        self.metrics = Metrics()
+        self.store = MemoryStore(time.time)  # noqa: TID251 - what is shared ends at a time of day
+        self.limits = MemoryLimits(monotonic, self.later)
+        self.outside = Outside(self.wheel, self.later)
+        self.ready = False
+        self.asked: tuple[dict[str, Any], Revocations | None] | None = None
+        self._revocations: Revocations | None = None
+        self._ticking: asyncio.TimerHandle | None = None
+        self._resolver: Any = None
+        self.ticks: list[Callable[[float], None]] = []
+
+    def later(self, delay: float, call: Callable[[], None]) -> Callable[[], None]:
+        """Call something after so many seconds; what is returned cancels it."""
+        return asyncio.get_running_loop().call_later(delay, call).cancel
+
+    def revocations(self, settings: RevocationSettings | None) -> Revocations | None:
+        """The list of revoked tokens, if there is a ``[revocation]``; the one of before if it is the same."""
+        if settings is None:
+            self._revocations = None
+        elif self._revocations is None or self._revocations.settings != settings:
+            now = time.time  # noqa: TID251 - tokens tell the time of day
+            self._revocations = Revocations(settings, self.store, self.clock, now, self.later)
+        return self._revocations
+
+    def remember(self) -> Callable[[], None]:
+        """Note what building another configuration changes here; what is returned puts it back."""
+        upstreams, asked, revocations = self.outside.upstreams, self.asked, self._revocations
+
+        def put_back() -> None:
+            self.outside.upstreams, self.asked, self._revocations = upstreams, asked, revocations
+
+        return put_back
+
+    def resolver(self) -> Any:
+        """Who asks the name servers of the system; it reads their file again when it changes."""
+        if self._resolver is None:
+            from twisted.names.client import Resolver
+
+            self._resolver = Resolver(resolv="/etc/resolv.conf")
+        return self._resolver
+
+    def start(self) -> None:
+        """Let the wheel turn."""
+        loop = asyncio.get_running_loop()
+        coarse = self.clock()
+
+        def tick() -> None:
+            nonlocal coarse
+            self._ticking = loop.call_later(TICK, tick)
+            self.wheel.tick()
+            now = self.clock()
+            if now >= coarse:
+                coarse = now + COARSE
+                for each in [*self.ticks]:
+                    each(now)
+
+        tick()
+
+    def stop(self) -> None:
+        """Stop the wheel, and close what was kept open."""
+        self.outside.close()
+        if self._resolver is not None:
+            self._resolver._parseCall.cancel()
+        if self._ticking is not None:
+            self._ticking.cancel()
+
+
+def trusted(networks: tuple[IPv4Network | IPv6Network, ...]) -> Callable[[str], bool]:
+    """Whether an address is in one of ``networks``. A peer on a Unix socket is trusted: the file's mode let it in."""
+
+    @lru_cache(maxsize=4096)
+    def contains(address: str) -> bool:
+        if address == "unix:":
+            return True
+        try:
+            parsed = ip_address(address)
+        except ValueError:
+            return False
+        mapped = getattr(parsed, "ipv4_mapped", None) or parsed
+        return any(mapped in network for network in networks)
+
+    return contains

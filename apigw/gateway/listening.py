@@ -1,0 +1,208 @@
+"""
+``Listening``: one ``[listen X]`` alive: its socket, what stands between it and HTTP (PROXY protocol, TLS), its site.
+
+A reload keeps a listener whose socket stays the same; its other options change for connections from then on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any
+
+from twisted.logger import Logger
+
+from apigw.config.listen import ListenSettings
+from apigw.downstream.h1_channel import H1Channel
+from apigw.downstream.site import Finished, GatewaySite, Limits
+from apigw.gateway.environment import Shared, trusted
+from apigw.net.certificates import CIPHERS, CertificateStore
+from apigw.net.listeners import Listener
+from apigw.net.proxy_protocol import ProxyRules
+from apigw.net.sockets import open_socket, remove_path
+from apigw.net.tls import HandshakeFailure, TLSServer
+from apigw.routing.tree import GatewayResource
+
+log = Logger()
+
+REFUSAL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nRetry-After: 1\r\n"
+    b"Content-Length: %d\r\nConnection: close\r\n\r\n%b"
+)
+_BODY = (
+    b'{"type": "urn:apigw:problem:too_many_connections", "title": "Service Unavailable", "status": 503, '
+    b'"detail": "the gateway has all the connections that it may have", "reason": "too_many_connections"}'
+)
+
+
+class Listening:
+    """
+    A listener.
+
+    :ivar site: the factory of its connections. :ivar address: as it is written. :ivar socket: it listens.
+    :ivar handshake_failures: how many TLS handshakes came to nothing, by reason.
+    :raises CannotListen: from the constructor, which binds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: ListenSettings,
+        shared: Shared,
+        *,
+        root: GatewayResource,
+        proxies: tuple[IPv4Network | IPv6Network, ...],
+        finished: Finished,
+        sharing: socket.socket | None = None,
+    ) -> None:
+        """
+        :param sharing: the socket of a listener with the same endpoint, which leaves when this one is there: so no
+            client is refused in between.
+        """
+        self.name = name
+        self.settings = settings
+        self.address = str(settings.endpoint)
+        self.store: CertificateStore | None = None
+        if settings.tls is not None:
+            self.store = CertificateStore(
+                list(settings.tls.certificates),
+                minimum=settings.tls.minimum,
+                ciphers=settings.tls.ciphers or CIPHERS,
+                alpn=settings.tls.alpn,
+                report=lambda text: log.error("listen {name}: certificate: {text}", name=name, text=text),
+            )
+        self.site = GatewaySite(
+            root,
+            limits=_limits(settings),
+            wheel=shared.wheel,
+            trusted=trusted(proxies),
+            finished=finished,
+            scheme=b"https" if settings.tls is not None else b"http",
+            clock=shared.clock,
+        )
+        self.handshake_failures: dict[str, int] = {}
+        self._tls_server: TLSServer | None = None
+        self._proxy_rules: ProxyRules | None = None
+        self.socket = sharing.dup() if sharing is not None else open_socket(settings.endpoint)
+        self._listener: Listener | None = None
+
+    async def start(self) -> None:
+        """Accept."""
+        self._listener = Listener(
+            self.socket,
+            self._factory(),
+            max_connections=self.settings.max_connections,
+            connections=lambda: self.connections,
+            refusal=b"" if self.store is not None else REFUSAL % (len(_BODY), _BODY),
+        )
+        await self._listener.start()
+
+    def _factory(self) -> Any:
+        site = self.site
+
+        def channel() -> asyncio.BaseProtocol:
+            return H1Channel(site)
+
+        made: Any = channel
+        if self.store is not None and self.settings.tls is not None:
+            made = self._tls_server = TLSServer(
+                self.store,
+                channel,  # type: ignore[arg-type]
+                asyncio.get_running_loop(),
+                handshake_timeout=self.settings.tls.handshake_timeout,
+                failed=self._handshake_failed,
+            )
+        if self.settings.proxy_protocol:
+            self._proxy_rules = ProxyRules(self._trusts, self.settings.timeout.head)
+            made = self._proxy_rules.wrap(made)
+        return made
+
+    def _trusts(self, peer: str) -> bool:
+        return self.site.trusted(peer)  # a reload changes it
+
+    @property
+    def connections(self) -> int:
+        """Connections, those that are still shaking hands or announcing a client included."""
+        count = len(self.site.connections)
+        if self._tls_server is not None:
+            count += len(self._tls_server.waiting)
+        if self._proxy_rules is not None:
+            count += len(self._proxy_rules.waiting)
+        return count
+
+    def _handshake_failed(self, failure: HandshakeFailure) -> None:
+        reasons = self.handshake_failures
+        reasons[failure.reason] = reasons.get(failure.reason, 0) + 1
+        log.debug("listen {name}: {reason}: {detail}", name=self.name, reason=failure.reason, detail=failure.detail)
+
+    def may_become(self, settings: ListenSettings) -> bool:
+        """Whether this listener can go on with other settings: those of its socket and protocols are the same."""
+        mine = self.settings
+        return (mine.endpoint, mine.proxy_protocol, mine.tls) == (
+            settings.endpoint,
+            settings.proxy_protocol,
+            settings.tls,
+        )
+
+    def become(
+        self, settings: ListenSettings, root: GatewayResource, proxies: tuple[IPv4Network | IPv6Network, ...]
+    ) -> None:
+        """Go on with other settings and another tree."""
+        self.settings = settings
+        self.site.use_root(root)
+        self.site.use_limits(_limits(settings))
+        self.site.trusted = trusted(proxies)
+        if self._listener is not None:
+            self._listener.max_connections = settings.max_connections
+        if self._proxy_rules is not None:
+            self._proxy_rules.timeout = settings.timeout.head
+
+    def look_at_certificates(self) -> None:
+        """Take certificates that were replaced."""
+        if self.store is not None and self.store.reload_if_changed():
+            log.info("listen {name}: certificates were replaced", name=self.name)
+
+    async def leave(self, *, shared: bool = False) -> None:
+        """
+        Accept no more; connections end with the exchange they are at.
+
+        :param shared: another listener goes on with the same socket.
+        """
+        if self._listener is not None:
+            await self._listener.stop_accepting(shared=shared)
+        self.site.drain()
+
+    def abort(self, *, shared: bool = False) -> None:
+        """
+        Cut everything.
+
+        :param shared: another listener goes on with the same socket.
+        """
+        if self._proxy_rules is not None:
+            self._proxy_rules.abort()
+        if self._tls_server is not None:
+            self._tls_server.abort()
+        self.site.abort()
+        self.close(shared=shared)
+
+    def close(self, *, shared: bool = False) -> None:
+        """Close the socket."""
+        if not shared and self.socket.fileno() >= 0:
+            remove_path(self.socket)
+        if self._listener is not None:
+            self._listener.close()
+        else:
+            self.socket.close()
+
+
+def _limits(settings: ListenSettings) -> Limits:
+    return Limits(
+        max_head=settings.max_head,
+        max_headers=settings.max_headers,
+        max_target=settings.max_target,
+        max_body=settings.max_body or 0,
+        head=settings.timeout.head,
+        body=settings.timeout.body,
+        keepalive=settings.timeout.keepalive,
+    )

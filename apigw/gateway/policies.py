@@ -1,0 +1,136 @@
+"""
+The policies that routes list, built: one instance a section, shared by its routes.
+
+Not here: what a policy is and does (``apigw.policies``).
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
+
+from apigw.config.configuration import Configuration
+from apigw.gateway.environment import Shared
+from apigw.observability.instruments import POLICY_EVENTS
+from apigw.policies.catalogue import POLICIES
+from apigw.policies.policy import Environment, layer
+
+
+@dataclass(slots=True)
+class BuiltPolicy:
+    """
+    A policy that routes may list.
+
+    :ivar layer: what goes into the route's onion: the policy, or its shadow.
+    """
+
+    settings: Any
+    policy: Any
+    layer: Any
+
+    @property
+    def answers_preflights(self) -> bool:
+        """Whether CORS preflights are for it."""
+        return bool(getattr(self.policy, "answers_preflights", False))
+
+    async def start(self) -> None:
+        """Let it begin."""
+        await _called(self.policy, "start")
+
+    async def stop(self) -> None:
+        """Let it end."""
+        await _called(self.policy, "stop")
+
+
+def _count(shared: Shared, policy: str, event: str) -> None:
+    shared.metrics.counter(POLICY_EVENTS, policy, event).value += 1
+
+
+async def _called(policy: Any, name: str) -> None:
+    method = getattr(policy, name, None)
+    if method is not None:
+        result = method()
+        if inspect.isawaitable(result):
+            await result
+
+
+class UnusablePolicy(ValueError):
+    """
+    A policy that its settings don't allow to be made.
+
+    :ivar section: kind and name.
+    """
+
+    def __init__(self, section: tuple[str, str], why: str) -> None:
+        super().__init__(why)
+        self.section = section
+
+
+def build_policies(
+    configuration: Configuration,
+    shared: Shared,
+    before: Mapping[tuple[str, str], BuiltPolicy],
+    built: dict[tuple[str, str], BuiltPolicy],
+) -> list[UnusablePolicy]:
+    """
+    Make all policies of the configuration. One whose settings did not change stays what it was, with its counters; as
+    long as the consumers and the list of revoked tokens that it may ask are the same.
+
+    :param built: gets them, by kind and name.
+    :return: those that can't be made.
+    """
+    consumers = dict(configuration.of("consumer"))
+    revocations = shared.revocations(configuration.of("revocation").get(""))
+    unchanged = shared.asked == (consumers, revocations)
+
+    def policy(kind: str, name: str) -> Any:
+        reference = (kind, name)
+        if reference not in built:
+            built[reference] = make(kind, name, configuration.policies[reference])
+        return built[reference].policy
+
+    def make(kind: str, name: str, settings: Any) -> BuiltPolicy:
+        former = before.get((kind, name))
+        if former is not None and former.settings == settings and unchanged and kind != "auth":
+            return former  # `auth` has no state of its own, and holds on to others that may have changed
+        environment = Environment(
+            kind=kind,
+            name=name,
+            clock=shared.clock,
+            now=time.time,  # noqa: TID251 - tokens tell the time of day
+            later=shared.later,
+            fetch=shared.outside.fetch,
+            store=shared.store,
+            limits=shared.limits,
+            call_in_thread=deferToThread,
+            policy=policy,
+            log=Logger(namespace=f"apigw.policies.{kind}"),
+            count=lambda event: _count(shared, f"{kind} {name}".rstrip(), event),
+            consumers=consumers,
+            revocations=revocations,
+        )
+        try:
+            made = POLICIES[kind][1](settings, environment)
+        except UnusablePolicy:
+            raise
+        except (ValueError, OSError, LookupError) as error:
+            raise UnusablePolicy((kind, name), str(error)) from error
+        return BuiltPolicy(settings, made, layer(made, settings, environment))
+
+    unusable: dict[tuple[str, str], UnusablePolicy] = {}
+    for (kind, name), settings in configuration.policies.items():
+        if kind not in POLICIES:
+            continue
+        try:
+            if (kind, name) not in built:
+                built[kind, name] = make(kind, name, settings)
+        except UnusablePolicy as error:
+            unusable.setdefault(error.section, error)
+    shared.asked = (consumers, revocations)
+    return list(unusable.values())

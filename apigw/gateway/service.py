@@ -1,0 +1,535 @@
+"""
+The gateway's life: bind, serve, reload, drain.
+
+- Start: sockets are bound before privileges are dropped, served once the reactor runs.
+- SIGHUP: the file is read and checked whole, everything is built beside what runs, then put in its place between two
+  requests. Connections, pools, counters and listeners of what did not change stay. A file with a mistake changes
+  nothing; the mistakes are in the log and at ``/config/status``.
+- SIGTERM: readiness turns to 503, idle connections close, requests in flight get ``drain_timeout``; a second one ends
+  at once.
+- SIGUSR1: logs are reopened.
+
+Not here: what is built (``build``), one listener (``listening``), what the admin site shows (``views``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import socket
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
+from twisted.python.failure import Failure
+
+from apigw.config.configuration import Configuration
+from apigw.config.listen import ListenSettings
+from apigw.config.problems import ConfigurationError
+from apigw.exchange.request import Request
+from apigw.exchange.responder import drive
+from apigw.gateway.build import Generation, build
+from apigw.gateway.catalogue import load
+from apigw.gateway.environment import Shared
+from apigw.gateway.listening import Listening
+from apigw.gateway.upstream_metrics import measure
+from apigw.gateway.views import AdminListening
+from apigw.net.sockets import CannotListen, Descriptors
+from apigw.net.systemd import Systemd
+from apigw.observability import instruments
+from apigw.observability.access_log import AccessLog, open_access_log
+from apigw.observability.log_file import LogFile
+from apigw.observability.logs import LogLines, Repeats
+from apigw.observability.reactor_lag import ReactorLag
+
+log = Logger()
+Signal = Callable[[int, FrameType | None], Any] | int | None
+
+
+class CannotStart(Exception):
+    """Something outside is in the way; the words are for whoever starts the gateway."""
+
+
+class GatewayService(Service):
+    """
+    The gateway as twistd runs it.
+
+    :ivar generation: what is in force. :ivar applied_at: time of day at which it was put in force.
+    :ivar last_error: (time of day, problems) of the last load that failed; None after a good one.
+    """
+
+    def __init__(self, configuration: Configuration, messages: LogLines | None = None) -> None:
+        """
+        :param messages: where the log for people goes; None leaves that to whoever starts the service.
+        """
+        self._messages = messages
+        self._repeats = Repeats(messages) if messages is not None else None
+        self.shared = Shared()
+        self.generation: Generation = build(configuration, self.shared, None)
+        self.applied_at = time.time()  # noqa: TID251 - a person reads it
+        self.last_error: tuple[float, list[str]] | None = None
+        self.listening: dict[str, Listening] = {}
+        self._leaving: list[Listening] = []
+        self.admin: AdminListening | None = None
+        self._access_log: AccessLog | None = None
+        self._record: Callable[[Request, int, int, float], None] | None = None
+        self._unmatched = self.shared.metrics.route("")
+        self._systemd = Systemd()
+        self._descriptors = Descriptors()
+        self._lag: ReactorLag | None = None
+        self._former_handlers: dict[int, Signal] = {}
+        self._every_second: asyncio.TimerHandle | None = None
+        self._drained: Deferred[None] | None = None
+        self._drain_timer: IDelayedCall | None = None
+        self._reloading = False
+        self._reload_again = False
+        self._stopped = False
+
+    @property
+    def configuration(self) -> Configuration:
+        """The configuration in force."""
+        return self.generation.configuration
+
+    # Start
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Become a part of twistd's application, and take its log over."""
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]
+        if self._repeats is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self._repeats)
+
+    def privilegedStartService(self) -> None:
+        """
+        Bind, while there still are the privileges for it.
+
+        :raises CannotListen: nothing stays bound.
+        """
+        # Before the first client can see that there is a gateway: a SIGHUP without a handler would end it.
+        self._install_signals()
+        opened: list[Listening | AdminListening] = []
+        try:
+            for name, settings in self.configuration.listens.items():
+                self.listening[name] = self._listening(name, settings, self.generation)
+                opened.append(self.listening[name])
+            if self.configuration.admin is not None:
+                self.admin = AdminListening(self.configuration.admin, self)
+                opened.append(self.admin)
+        except Exception:
+            for listening in opened:
+                listening.close()
+            raise
+
+    def _listening(
+        self, name: str, settings: ListenSettings, generation: Generation, sharing: socket.socket | None = None
+    ) -> Listening:
+        return Listening(
+            name,
+            settings,
+            self.shared,
+            root=generation.root,
+            proxies=generation.configuration.gateway.trusted_proxies,
+            finished=self.finished,
+            sharing=sharing,
+        )
+
+    def startService(self) -> None:
+        """
+        Serve, as soon as the reactor runs.
+
+        :raises CannotStart: the access log can't be written.
+        """
+        from twisted.internet import reactor
+
+        if not self.listening and self.admin is None:
+            self.privilegedStartService()  # `twist` has no privileged start
+        try:
+            self._use_access_log(self._new_access_log(self.configuration))
+        except OSError as error:
+            raise CannotStart(str(error)) from error
+        super().startService()  # type: ignore[no-untyped-call]
+        # Not at once: when it says that it runs, the loop does not yet.
+        reactor.callWhenRunning(reactor.callLater, 0, lambda: self.spawn(self._begin()))
+
+    def spawn(self, work: Any) -> None:
+        """Run a coroutine beside everything else; what it raises goes into the log."""
+        drive(work, lambda _: None, _say)
+
+    async def _begin(self) -> None:
+        from twisted.internet import reactor
+
+        try:
+            await self._start()
+        except Exception:
+            log.failure("the gateway can't start")
+            reactor.stop()  # a process that serves nothing is worse than none: whoever watches it can start another
+
+    async def _start(self) -> None:
+        from twisted.internet import reactor
+
+        loop = asyncio.get_running_loop()
+        limit = self._descriptors.raise_limit()
+        self.shared.start()
+        self._begin_measuring(reactor)
+        self.generation.upstreams.take_effect(self.configuration.upstreams, {})
+        for upstream in self.generation.upstreams.values():
+            upstream.start()
+        await self._start_policies(None)
+        for listening in self.listening.values():
+            await listening.start()
+        if self.admin is not None:
+            await self.admin.start()
+        self._tick(loop)
+        self.shared.metrics.reloaded(True, self.applied_at)
+        gc.collect()
+        gc.freeze()
+        self.shared.ready = True
+        log.info(
+            "apigw serves {routes} routes on {listeners} by {reactor} on {loop}; at most {limit} open files",
+            routes=len(self.generation.facts),
+            listeners=", ".join(listening.address for listening in self.listening.values()) or "no listener",
+            reactor=type(reactor).__name__,
+            loop=type(loop).__module__,
+            limit=limit,
+        )
+        self._systemd.ready(f"serving {len(self.generation.facts)} routes")
+        if self._reload_again:
+            self._reload_again = False
+            self.reload()
+
+    async def _start_policies(self, old: Generation | None, new: Generation | None = None) -> None:
+        new = new or self.generation
+        if new.revocations is not None and (old is None or old.revocations is not new.revocations):
+            await new.revocations.start()
+        for reference, policy in new.policies.items():
+            if old is None or old.policies.get(reference) is not policy:
+                await policy.start()
+
+    def _begin_measuring(self, reactor: Any) -> None:
+        metrics = self.shared.metrics
+        self._lag = ReactorLag(reactor, metrics.histogram(instruments.REACTOR_LAG).observe)
+        self._lag.start()
+        metrics.gauge(
+            instruments.CONNECTIONS,
+            lambda: [((name,), len(listening.site.connections)) for name, listening in self.listening.items()],
+        )
+        metrics.gauge(instruments.POOL_CONNECTIONS, self._pool_connections)
+        measure(metrics, lambda: self.generation.upstreams)
+        metrics.gauge(
+            instruments.HANDSHAKE_FAILURES,
+            lambda: [
+                ((name, reason), count)
+                for name, listening in self.listening.items()
+                for reason, count in listening.handshake_failures.items()
+            ],
+        )
+        metrics.gauge(
+            instruments.ACCESS_LOG_LOST, lambda: [((), self._access_log.lost if self._access_log is not None else 0)]
+        )
+
+    def _pool_connections(self) -> list[tuple[tuple[str, ...], float]]:
+        return [
+            ((name, target.name, state), number)
+            for name, upstream in self.generation.upstreams.items()
+            for target in upstream.targets.targets
+            for state, number in (
+                ("idle", len(target.pool.idle)),
+                ("active", len(target.pool.connections) - len(target.pool.idle)),
+            )
+        ]
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        """What is done once a second."""
+        if self._stopped:
+            return
+        self._every_second = loop.call_later(1.0, self._tick, loop)
+        if self._access_log is not None:
+            self._access_log.flush()
+        if self._messages is not None and self._repeats is not None:
+            self._repeats.flush(time.time())  # noqa: TID251 - log events carry the time of day
+            self._messages.flush()
+        self._descriptors.check()
+        for listening in self.listening.values():
+            listening.look_at_certificates()
+        self._leaving = [listening for listening in self._leaving if listening.connections]
+        if self._systemd.watchdog:
+            self._systemd.alive()
+
+    def finished(self, request: Request, status: int, sent: int, now: float) -> None:
+        """An exchange ended: count it and log it. Connections call this."""
+        route = request.route
+        cells = route.cells if route is not None else self._unmatched  # type: ignore[attr-defined]
+        cells.observe(request.method, status, now - request.started)
+        if request.reason:
+            cells.ended_by_gateway(request.reason)
+        if self._record is not None:
+            self._record(request, status, sent, now)
+
+    def _new_access_log(self, configuration: Configuration) -> AccessLog | None:
+        settings = configuration.gateway
+        try:
+            return open_access_log(settings.access_log, settings.access_log_format)
+        except OSError as error:
+            where = configuration.origin("gateway", "", "access_log")
+            why = f"{settings.access_log} can't be opened: {error.strerror}"
+            raise OSError(f"{where}: [gateway] access_log: {why}") from error
+
+    def _use_access_log(self, access_log: AccessLog | None) -> None:
+        if self._access_log is not None:
+            self._access_log.close()
+        self._access_log = access_log
+        self._record = None if access_log is None else access_log.record
+
+    # Signals
+
+    def _install_signals(self) -> None:
+        reactor: Any
+        from twisted.internet import reactor
+
+        def handle(number: int, act: Callable[[], object]) -> None:
+            former = self._former_handlers[number] = signal.getsignal(number)
+
+            def handler(received: int, frame: FrameType | None) -> None:
+                reactor.callFromThread(act)
+                if number == signal.SIGUSR1 and callable(former) and self._messages is None:
+                    former(received, frame)  # twistd's own log
+
+            signal.signal(number, handler)
+
+        handle(signal.SIGHUP, self.reload)
+        handle(signal.SIGUSR1, self._reopen_logs)
+
+    def _reopen_logs(self) -> None:
+        if self._messages is not None:
+            self._messages.reopen()
+        if self._access_log is not None:
+            self._access_log.reopen()
+
+    # Reload
+
+    def reload(self) -> None:
+        """Read the configuration again and put it in force; a reload that is asked for during one comes after it."""
+        if self._stopped or self._drained is not None:
+            return
+        if self._reloading or not self.shared.ready:  # or not started yet
+            self._reload_again = True
+            return
+        self._reloading = True
+        self.spawn(self._reload())
+
+    async def _reload(self) -> None:
+        self._systemd.reloading()
+        try:
+            await self._replace(load(self.configuration.path))
+        except ConfigurationError as error:
+            self._reload_failed(str(error).splitlines())
+        except (CannotListen, CannotStart, OSError, ValueError) as error:
+            self._reload_failed([str(error)])
+        except Exception as error:
+            log.failure("the new configuration can't be built")
+            self._reload_failed([f"{type(error).__name__} (a defect of apigw; the log has more)"])
+        finally:
+            self._reloading = False
+            self._systemd.ready(f"serving {len(self.generation.facts)} routes")
+            if self._reload_again:
+                self._reload_again = False
+                self.reload()
+
+    def _reload_failed(self, problems: list[str]) -> None:
+        self.last_error = (time.time(), problems)  # noqa: TID251 - a person reads it
+        self.shared.metrics.reloaded(False, self.applied_at)
+        log.error(
+            "the new configuration is not taken, the old one stays in force:\n{problems}", problems="\n".join(problems)
+        )
+
+    async def _replace(self, configuration: Configuration) -> None:
+        """Build the new beside the old, open what has to be opened, then swap."""
+        old = self.generation
+        wanted = configuration.listens
+        leaving = [each for name, each in self.listening.items() if not _stays(each, wanted.get(name))]
+        former_admin = None if _stays(self.admin, configuration.admin) else self.admin
+        free = {each.settings.endpoint: each.socket for each in (*leaving, former_admin) if each is not None}
+        opened: dict[str, Listening] = {}
+        admin: AdminListening | None = None
+        access_log = self._access_log
+        new: Generation | None = None
+        put_back = self.shared.remember()
+        try:
+            new = build(configuration, self.shared, old)
+            for name, settings in wanted.items():
+                if not _stays(self.listening.get(name), settings):
+                    opened[name] = self._listening(name, settings, new, free.get(settings.endpoint))
+            if configuration.admin is not None and not _stays(self.admin, configuration.admin):
+                admin = AdminListening(configuration.admin, self, free.get(configuration.admin.endpoint))
+            if _access_log_of(configuration) != _access_log_of(old.configuration):
+                access_log = self._new_access_log(configuration)
+            for name, upstream in new.upstreams.items():
+                if old.upstreams.get(name) is not upstream:
+                    upstream.start(old.upstreams.get(name))
+            await self._start_policies(old, new)
+            for listening in opened.values():
+                await listening.start()
+            if admin is not None:
+                await admin.start()
+            if self._drained is not None:
+                raise CannotStart("the gateway is ending")
+        except Exception:
+            for listening in opened.values():
+                listening.abort(shared=listening.settings.endpoint in free)
+            if admin is not None:
+                admin.close(shared=admin.settings.endpoint in free)
+            if access_log is not None and access_log is not self._access_log:
+                access_log.close()
+            put_back()
+            if new is not None:
+                await self._retire(new, old)
+            self._forget_series(old)
+            raise
+
+        # From here on nothing waits: between two requests the gateway is another.
+        self.generation = new
+        new.upstreams.take_effect(configuration.upstreams, old.upstreams)
+        proxies = configuration.gateway.trusted_proxies
+        for name, listening in self.listening.items():
+            if listening not in leaving:
+                listening.become(wanted[name], new.root, proxies)
+        for listening in (*leaving, *self._leaving):  # connections that are there go on for a while
+            listening.become(listening.settings, new.root, proxies)
+        self.listening = {name: opened.get(name) or self.listening[name] for name in wanted}
+        if admin is not None or former_admin is not None:
+            self.admin = admin
+        if access_log is not self._access_log:
+            self._use_access_log(access_log)
+        self.applied_at = time.time()  # noqa: TID251 - a person reads it
+        self.last_error = None
+        self._forget_series(new)
+        self.shared.metrics.reloaded(True, self.applied_at)
+
+        self._leaving += leaving
+        taken = {each.settings.endpoint for each in (*opened.values(), admin) if each is not None}
+        if former_admin is not None:
+            former_admin.close(shared=former_admin.settings.endpoint in taken)
+        for listening in leaving:
+            await listening.leave(shared=listening.settings.endpoint in taken)
+        await self._retire(old, new)
+        log.info("the new configuration is in force: {routes} routes", routes=len(new.facts))
+
+    async def _retire(self, old: Generation, new: Generation) -> None:
+        """Stop what only ``old`` has."""
+        for name, upstream in old.upstreams.items():
+            if new.upstreams.get(name) is not upstream:
+                upstream.stop()
+        for reference, policy in old.policies.items():
+            if new.policies.get(reference) is not policy:
+                await policy.stop()
+        if old.revocations is not None and old.revocations is not new.revocations:
+            old.revocations.stop()
+
+    def _forget_series(self, generation: Generation) -> None:
+        """Drop the metrics of what ``generation`` does not have."""
+        self.shared.metrics.keep_only(
+            ["", *(facts.name for facts in generation.facts)],
+            [(name, each.name) for name, upstream in generation.upstreams.items() for each in upstream.targets.targets],
+        )
+
+    # Stop
+
+    def stopService(self) -> Deferred[None]:
+        """Drain: the Deferred fires when the last connection is gone, or its time is up."""
+        reactor: Any
+        from twisted.internet import reactor
+
+        super().stopService()  # type: ignore[no-untyped-call]
+        if self._drained is not None:
+            return self._drained
+        self._drained = Deferred()
+        self.shared.ready = False
+        self._systemd.stopping("draining")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: reactor.callFromThread(self._end))
+        timeout = self.configuration.gateway.drain_timeout
+        log.info(
+            "draining: {number} connections, at most {timeout} s",
+            number=sum(listening.connections for listening in self._all_listening()),
+            timeout=timeout,
+        )
+        self._drain_timer = reactor.callLater(timeout, self._end)
+        self.spawn(self._drain())
+        return self._drained
+
+    async def _drain(self) -> None:
+        for listening in list(self.listening.values()):
+            await listening.leave()
+        # Connections end in many ways, and nobody else wants to be told.
+        while any(each.connections for each in self._all_listening()) and not self._stopped:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        self._end()
+
+    def _all_listening(self) -> list[Listening]:
+        """Those that a reload took away and that still have connections, too."""
+        return [*self.listening.values(), *self._leaving]
+
+    def _end(self) -> None:
+        """All is over: cut what is left."""
+        if self._stopped:
+            return
+        self._stopped = True
+        if self._drain_timer is not None and self._drain_timer.active():
+            self._drain_timer.cancel()
+        for listening in self._all_listening():
+            listening.abort()
+        if self.admin is not None:
+            self.admin.close()
+        for upstream in self.generation.upstreams.values():
+            upstream.stop()
+            for target in upstream.targets.targets:
+                target.pool.abort()
+        if self._lag is not None:
+            self._lag.stop()
+        if self._every_second is not None:
+            self._every_second.cancel()
+        for number, former in self._former_handlers.items():
+            if signal.getsignal(number) is not None and former is not None:
+                signal.signal(number, former)
+        self.spawn(self._close())
+
+    async def _close(self) -> None:
+        for policy in self.generation.policies.values():
+            await policy.stop()
+        if self.generation.revocations is not None:
+            self.generation.revocations.stop()
+        await asyncio.sleep(0)  # connections that were cut say so in the loop's next turn
+        self.shared.stop()
+        if self._access_log is not None:
+            self._access_log.close()
+        log.info("stopped")
+        if self._drained is not None and not self._drained.called:
+            self._drained.callback(None)
+
+
+def _stays(listening: Listening | AdminListening | None, settings: Any) -> bool:
+    """Whether what listens can go on with these settings."""
+    return listening is not None and settings is not None and listening.may_become(settings)
+
+
+def _access_log_of(configuration: Configuration) -> tuple[str, str]:
+    return configuration.gateway.access_log, configuration.gateway.access_log_format
+
+
+def _say(error: BaseException) -> None:
+    log.failure("the gateway failed", Failure(error))
+
+
+def make_service(configuration: Configuration, messages: str | None = None) -> GatewayService:
+    """
+    The gateway that ``configuration`` describes, not started.
+
+    :param messages: where the log for people goes: a path, ``-`` for standard output, or None: to whoever observes.
+    """
+    return GatewayService(configuration, LogLines(LogFile(messages)) if messages is not None else None)
