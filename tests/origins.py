@@ -1,0 +1,3 @@
+"""Scripted origins and a raw client: what users test with, too."""
+
+from apigw.testing.origins import *  # noqa: F403
