@@ -1,0 +1,1 @@
+"""A policy of one's own, with its tests: docs/extending.md explains it."""

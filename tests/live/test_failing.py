@@ -1,0 +1,49 @@
+"""
+Targets that die, hang and fail, as processes, under load: short versions of ``bench.outage``, ``bench.failing`` and
+``bench.soak``, whose figures are those of docs/upstreams.md.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.failing import opened, spent
+from bench.outage import Story, outage
+from bench.soak import soak
+
+SHORT = Story(killed=1.0, frozen=2.0, back=5.0, judged=3.0, end=9.5)
+
+
+@pytest.mark.parametrize("active", [True, False], ids=["active checks", "passive only"])
+async def test_one_target_is_killed_another_hangs_and_both_return(tmp_path: Path, active: bool) -> None:
+    seen = await outage(tmp_path, active=active, rate=400, story=SHORT)
+    assert seen.wrong == 0
+    assert seen.failed <= seen.requests / 1000
+    assert seen.late_failures == 0
+    assert seen.spread == pytest.approx([sum(seen.spread) / 3] * 3, rel=0.3)
+
+
+async def test_behind_open_circuits_the_service_sees_probes_only_and_clients_the_fallback(tmp_path: Path) -> None:
+    seen = await opened(tmp_path, seconds=3, rate=400)
+    assert seen.fallbacks == seen.requests
+    assert 0 < seen.at_the_origin <= seen.probes
+    assert seen.p50 < 0.002
+
+
+async def test_retries_and_hedges_stay_within_the_budget(tmp_path: Path) -> None:
+    seen = await spent(tmp_path, seconds=4, rate=300)
+    assert 1.05 < seen.ratio <= 1.25
+
+
+async def test_everything_at_once_leaves_nothing_behind(tmp_path: Path) -> None:
+    seen = await soak(tmp_path, 6, rate=150, settle=1)
+    assert seen.wrong == 0
+    assert seen.statuses[200] > 0.9 * seen.requests
+    assert seen.errors == []
+    assert seen.grown["descriptors"] <= 5
+    assert seen.grown["delayed calls"] <= 2
+    assert seen.after.get("Upstream", 0) <= 2
+    assert seen.after.get("TargetSet", 0) <= 2
+    assert seen.after.get("Generation", 0) <= 1
