@@ -21,7 +21,7 @@ from apigw.exchange.request import Request
 from apigw.http.fields import is_token
 
 LONGEST = 40
-"""Characters of a key that are kept as they are; of longer ones a digest is, or clients could fill the memory."""
+"""Bytes of a key that are kept as they are; of longer ones a digest is, or clients could fill the memory."""
 
 _MAPPED = bytes(10) + b"\xff\xff"
 
@@ -85,9 +85,10 @@ def key_reader(by: By, missing: Missing) -> Callable[[Request], object]:
     def key(request: Request) -> object:
         value = find(request)
         if value:
-            return value if len(value) <= LONGEST else blake2b(value.encode(), digest_size=16).digest()
+            return value if len(value) <= LONGEST else blake2b(value, digest_size=16).digest()
         if missing == "ip":
-            return "\0", ip_key(request)  # no value of a header or claim is a tuple
+            address = ip_key(request)
+            return address if isinstance(address, str) else address.hex()  # as text it is nobody's header or claim
         if missing == "deny":
             raise KeyMissing(f"this route counts requests by {by}, and the request has none")
         return None
@@ -107,29 +108,28 @@ def ip_key(request: Request) -> str | bytes:
     return socket.inet_ntoa(packed[12:]) if packed.startswith(_MAPPED) else packed[:8]
 
 
-def _consumer(_name: str) -> Callable[[Request], str]:
-    def find(request: Request) -> str:
+def _consumer(_name: str) -> Callable[[Request], bytes]:
+    def find(request: Request) -> bytes:
         identity = request.identity
         if identity is None:
-            return ""
-        return identity.consumer or f"{identity.method}:{identity.name}"
+            return b""
+        return (identity.consumer or f"{identity.method}:{identity.name}").encode("utf-8", "surrogatepass")
 
     return find
 
 
-def _claim(name: str) -> Callable[[Request], str]:
-    def find(request: Request) -> str:
+def _claim(name: str) -> Callable[[Request], bytes]:
+    def find(request: Request) -> bytes:
         value = request.identity.claims.get(name) if request.identity is not None else None
-        return "" if value is None or isinstance(value, (dict, list)) else str(value)
+        return b"" if value is None or isinstance(value, (dict, list)) else str(value).encode("utf-8", "surrogatepass")
 
     return find
 
 
-def _header(name: str) -> Callable[[Request], str]:
+def _header(name: str) -> Callable[[Request], bytes]:
     field = name.lower().encode()
 
-    def find(request: Request) -> str:
-        value = request.headers.joined(field)
-        return "" if value is None else value.decode("latin-1")
+    def find(request: Request) -> bytes:
+        return request.headers.joined(field) or b""
 
     return find

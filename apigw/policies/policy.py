@@ -116,7 +116,7 @@ class Limits(Protocol):
         A limiter of (limit, seconds, burst) windows.
 
         :param name: what it is known by where limits are shared.
-        :param max_keys: about as many keys are remembered per window.
+        :param max_keys: so many keys are remembered.
         """
 
 

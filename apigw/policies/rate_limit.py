@@ -7,7 +7,9 @@ Lets so many requests through in a time, for each client.
     by = ip
 
 In any span of time a client gets at most rate times that time, and ``burst`` more: a bucket of ``burst`` that fills at
-``rate``. Who asks for more gets 429 with ``Retry-After``. Every answer says in ``RateLimit-Policy`` and ``RateLimit``
+``rate``. The service must not see more either, and it sees requests a little later than they were let in, one more so
+than the other: at 125/s and above the bucket is what comes in ``LATE`` seconds smaller, and fills a little slower. Who
+asks for more gets 429 with ``Retry-After``. Every answer says in ``RateLimit-Policy`` and ``RateLimit``
 (draft-ietf-httpapi-ratelimit-headers-10) what the limit is and what is left. Of several windows all must agree.
 
 Not here: the counting (``apigw.stores.limits``), by what (``limit_keys``), how many at once (``concurrency``).
@@ -39,6 +41,15 @@ ROUNDING = 1e-6
 
 REMEMBERED_STATES = 4096
 """States of a window (so many left) of which the header fields are kept ready."""
+
+LATE = 0.008
+"""Seconds by which a request may reach the service later than another, on a cold connection or a busy machine."""
+
+MOST_KEPT_BACK = 0.1
+"""The share of a burst that is kept back for that, at most."""
+
+SLOWER = 1.001
+"""By how much slower such a bucket fills: what is late by more than that is made up for after seconds."""
 
 _UNITS = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
 
@@ -75,7 +86,7 @@ class Settings(PolicySettings):
     legacy_headers: Flag = False
     """Whether answers say it in ``X-RateLimit-Limit``, ``-Remaining`` and ``-Reset`` (seconds) too."""
     max_keys: Annotated[Count, Field(ge=1000)] = 1_000_000
-    """About as many clients are remembered per window; beyond that the least recently used start afresh."""
+    """So many clients are remembered; beyond that those who owe the least start afresh."""
 
     @model_validator(mode="after")
     def _fits(self) -> Settings:
@@ -135,7 +146,9 @@ class RateLimit(Policy[Settings]):
     def __init__(self, settings: Settings, environment: Environment) -> None:
         super().__init__(settings, environment)
         self.needs_identity = needs_identity(settings.by, settings.missing)
-        bursts = [*settings.burst, *(rate.limit for rate in settings.rate[len(settings.burst) :])]
+        wanted = [*settings.burst, *(rate.limit for rate in settings.rate[len(settings.burst) :])]
+        kept_back = [_kept_back(rate, burst) for rate, burst in zip(settings.rate, wanted, strict=True)]
+        bursts = [burst - back for burst, back in zip(wanted, kept_back, strict=True)]
         label = environment.name or environment.kind
         names = [label if len(bursts) == 1 else f"{label}-{_UNITS[rate.seconds]}" for rate in settings.rate]
         policies = b", ".join(
@@ -149,7 +162,10 @@ class RateLimit(Policy[Settings]):
         self._most = min(bursts)
         self._limiter = environment.limits.limiter(
             environment.label,
-            [(rate.limit, float(rate.seconds), burst) for rate, burst in zip(settings.rate, bursts, strict=True)],
+            [
+                (rate.limit, rate.seconds * (SLOWER if back else 1.0), burst)
+                for rate, burst, back in zip(settings.rate, bursts, kept_back, strict=True)
+            ],
             settings.max_keys,
         )
         self._key = key_reader(settings.by, settings.missing)
@@ -170,29 +186,30 @@ class RateLimit(Policy[Settings]):
                 if key is None:
                     inner(request, done)
                     return
-                taken = take(key, self._cost_of(request)) if cost_field else take(key)
+                cost = self._cost_of(request) if cost_field else 1
             except ClientFault as fault:
                 done(problem(request, fault))
                 return
+            taken = take(key, cost)
             if type(taken) is tuple:
-                decided(request, done, taken)
+                decided(request, done, cost, taken)
             else:
-                wait(request, done, taken)  # type: ignore[arg-type]  # mypy narrows by isinstance only
+                wait(request, done, cost, taken)  # type: ignore[arg-type]  # mypy narrows by isinstance only
 
-        def wait(request: Request, done: Done, taken: Awaitable[tuple[int, float]]) -> None:
+        def wait(request: Request, done: Done, cost: int, taken: Awaitable[tuple[int, float]]) -> None:
             async def result() -> tuple[int, float]:
                 return await taken
 
             cancel = drive(
-                result(), lambda late: decided(request, done, late), lambda error: done(failed(request, error))
+                result(), lambda late: decided(request, done, cost, late), lambda error: done(failed(request, error))
             )
             if cancel is not None:
                 request.on_cancel(cancel)
 
-        def decided(request: Request, done: Done, taken: tuple[int, float]) -> None:
+        def decided(request: Request, done: Done, cost: int, taken: tuple[int, float]) -> None:
             index, debt = taken
             if debt < 0.0:
-                done(self._refusal(request, index, -debt))
+                done(self._refusal(request, index, cost, -debt))
                 return
             window = windows[index]
             owed = ceil(debt / window.interval - ROUNDING)
@@ -215,15 +232,21 @@ class RateLimit(Policy[Settings]):
             raise ClientFault(f"{name} must be a number from 1 to {self._most}", reason="cost_refused")
         return int(value)
 
-    def _refusal(self, request: Request, index: int, wait: float) -> Response:
+    def _refusal(self, request: Request, index: int, cost: int, wait: float) -> Response:
         window = self._windows[index]
         seconds = max(1, ceil(wait))
-        pairs = window.fields(window.burst).pairs
+        owed = min(window.burst, ceil(wait / window.interval - ROUNDING) + window.burst - cost)
+        pairs = (window.known.get(owed) or window.fields(owed)).pairs
         error = LimitReached(
             f"this is more than {window.limit} requests in {_time(window)}",
             headers=((b"Retry-After", b"%d" % seconds), *pairs),
         )
         return problem(request, error, retry_after=seconds)
+
+
+def _kept_back(rate: PerTime, burst: int) -> int:
+    """How many of a burst are kept back, since a late request may bring so many too close together."""
+    return int(min(rate.limit / rate.seconds * LATE, burst * MOST_KEPT_BACK))
 
 
 def _time(window: _Window) -> str:

@@ -1,13 +1,13 @@
 """
 ``MemoryLimits``: how much everybody may still have, in this process's memory, by GCRA (ITU-T I.371, the generic cell
-rate algorithm): one float a key, the time at which its bucket will be full again.
+rate algorithm): one float a key and window, the time at which its bucket will be full again.
 
 It is exact: in any span of t seconds a key gets at most ``limit / seconds * t + burst``, and all of that when it asks
 for more.
 
-Keys whose bucket is full again are the same as keys never seen. So the table has two generations; the older one is
-dropped once everything in it must be full. It is cut into shards that take turns, so that neither dropping nor growing
-ever takes longer than a fraction of a millisecond, however many keys there are.
+A key whose buckets are full again is the same as one never seen, and is forgotten within about ``ROUND`` seconds. The
+table is cut into shards that take turns, so that neither sweeping nor growing takes longer than a fraction of a
+millisecond, however many keys there are.
 
 Not here: what is limited, and what a refused client is told (``apigw.policies.rate_limit``). Limits that processes and
 machines share stand behind the same methods.
@@ -16,10 +16,15 @@ machines share stand behind the same methods.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from struct import Struct
+from typing import Any
 
-SHARDS = 64
-SHORTEST_TURN = 0.02
-"""Seconds between two shards' turns, at least."""
+SHARDS = 256
+ROUND = 10.0
+"""Seconds in which every shard has its turn to forget."""
+
+AT_ONCE = 2048
+"""Keys that are looked at in one turn, about."""
 
 EXACT = 1e-9
 """Seconds by which sums of floats may be off."""
@@ -45,7 +50,7 @@ class MemoryLimits:
         """
         A limiter of its own. ``name`` matters where limits are shared.
 
-        :param max_keys: about as many keys are remembered per window; the least recently used go first.
+        :param max_keys: so many keys are remembered; beyond that those that owe the least go first.
         """
         return MemoryLimiter(self._clock, self._later, windows, max_keys)
 
@@ -60,18 +65,30 @@ class MemoryLimiter:
     def __init__(
         self, clock: Callable[[], float], later: Later, windows: Sequence[Window], max_keys: int = 1_000_000
     ) -> None:
-        self.clock = clock
-        self._tables = [_Table(clock, later, window, max_keys) for window in windows]
-        if len(windows) == 1:
-            self.take = self._tables[0].take  # type: ignore[method-assign]
-
-    @property
-    def forgotten(self) -> int:
-        return sum(table.forgotten for table in self._tables)
+        self._clock = clock
+        self._later = later
+        self._intervals = [seconds / limit for limit, seconds, _ in windows]
+        self._bursts = [burst for _, _, burst in windows]
+        self._depths = [interval * burst + EXACT for interval, burst in zip(self._intervals, self._bursts, strict=True)]
+        self._interval = self._intervals[0]
+        self._depth = self._depths[0]
+        self._most = max_keys
+        self._count = 0
+        self._shards: list[dict[object, Any]] = [{} for _ in range(SHARDS)]
+        self._turn = 0
+        self._stop: Callable[[], None] | None = None
+        self.forgotten = 0
+        # Of one window a key's value is a float; of several they are packed, or each would cost 24 bytes beside its 8.
+        packing = Struct(f"{len(windows)}d")
+        self._pack, self._unpack = packing.pack, packing.unpack
+        self._full = (0.0,) * len(windows)
+        self._several = len(windows) > 1
+        if self._several:
+            self.take = self._take_from_several  # type: ignore[method-assign]
 
     def __len__(self) -> int:
-        """How many keys are remembered, over all windows."""
-        return sum(map(len, self._tables))
+        """How many keys are remembered."""
+        return self._count
 
     def take(self, key: object, cost: int = 1) -> tuple[int, float]:
         """
@@ -81,108 +98,99 @@ class MemoryLimiter:
             Below 0: it is refused, and would be granted after so many. The window, by number, is the one that has
             the least left, or that makes the client wait longest. A cost above the burst is never granted.
         """
-        now = self.clock()
-        tables = self._tables
-        debts = [table.debt(key, cost, now) for table in tables]
-        longest, at = 0.0, -1
+        now = self._clock()
+        at = hash(key) & 255
+        shard = self._shards[at]
+        full = shard.get(key)
+        debt = self._interval * cost
+        if full is not None:
+            if full > now:
+                debt += full - now
+            if debt > self._depth:
+                return 0, self._depth - debt
+        else:
+            if debt > self._depth:
+                return 0, self._depth - debt
+            shard = self._with_room(at, now)
+        shard[key] = now + debt
+        return 0, debt
+
+    def _take_from_several(self, key: object, cost: int = 1) -> tuple[int, float]:
+        now = self._clock()
+        at = hash(key) & 255
+        shard = self._shards[at]
+        packed = shard.get(key)
+        debts = [
+            (full - now if full > now else 0.0) + interval * cost
+            for full, interval in zip(
+                self._full if packed is None else self._unpack(packed), self._intervals, strict=True
+            )
+        ]
+        longest, window = 0.0, -1
         for index, debt in enumerate(debts):
-            wait = debt - tables[index].depth
+            wait = debt - self._depths[index]
             if wait > longest:
-                longest, at = wait, index
-        if at >= 0:
-            return at, -longest
+                longest, window = wait, index
+        if window >= 0:
+            return window, -longest
+        if packed is None:
+            shard = self._with_room(at, now)
+        shard[key] = self._pack(*[now + debt for debt in debts])
         least = float("inf")
         for index, debt in enumerate(debts):
-            left = tables[index].granted(key, now, debt)
+            left = self._bursts[index] - debt / self._intervals[index]
             if left < least:
-                least, at = left, index
-        return at, debts[at]
+                least, window = left, index
+        return window, debts[window]
+
+    def _with_room(self, at: int, now: float) -> dict[object, Any]:
+        """The shard ``at``, which is about to get one more key."""
+        if self._stop is None:
+            self._stop = self._later(ROUND / SHARDS, self._sweep)
+        other = at
+        while self._count >= self._most:
+            self._shrink(other, now)
+            other = (other + 1) % SHARDS
+        self._count += 1
+        return self._shards[at]
+
+    def _shrink(self, at: int, now: float) -> None:
+        """Forget those of a shard that are full again, or else the eighth that is so next."""
+        shard = self._shards[at]
+        if shard:
+            ends = sorted(self._ends(shard))
+            self._keep(at, max(now, ends[len(ends) // 8]))
+            self.forgotten += sum(now < end for end in ends) - len(self._shards[at])
+
+    def _ends(self, shard: dict[object, Any]) -> list[float]:
+        return [max(self._unpack(packed)) for packed in shard.values()] if self._several else list(shard.values())
+
+    def _keep(self, at: int, after: float) -> None:
+        """Of a shard, what is full again only later."""
+        shard = self._shards[at]
+        if self._several:
+            unpack = self._unpack
+            kept = {key: packed for key, packed in shard.items() if max(unpack(packed)) > after}
+        else:
+            kept = {key: full for key, full in shard.items() if full > after}
+        self._count -= len(shard) - len(kept)
+        self._shards[at] = kept
+
+    def _sweep(self) -> None:
+        now = self._clock()
+        seen = shards = 0
+        while shards < SHARDS and seen < AT_ONCE:
+            if shard := self._shards[self._turn]:
+                seen += len(shard)
+                self._keep(self._turn, now)
+            self._turn = (self._turn + 1) % SHARDS
+            shards += 1
+        self._stop = self._later(ROUND * shards / SHARDS, self._sweep) if self._count else None
 
     def stop(self) -> None:
         """Forget everything."""
-        for table in self._tables:
-            table.stop()
-
-
-class _Table:
-    """One window."""
-
-    __slots__ = (
-        "_burst", "_clock", "_interval", "_later", "_most", "_old", "_shard", "_stop", "_turn", "_young",
-        "depth", "forgotten",
-    )  # fmt: skip
-
-    def __init__(self, clock: Callable[[], float], later: Later, window: Window, max_keys: int) -> None:
-        limit, seconds, burst = window
-        self._clock = clock
-        self._later = later
-        self._burst = burst
-        self._interval = seconds / limit
-        self.depth = self._interval * burst + EXACT
-        self._most = max(1, max_keys // (2 * SHARDS))
-        self._young: list[dict[object, float]] = [{} for _ in range(SHARDS)]
-        self._old: list[dict[object, float]] = [{} for _ in range(SHARDS)]
-        # A generation lives for a round: what falls out of the older one was last used a round ago, and is full by now.
-        self._turn = max(self.depth / SHARDS, SHORTEST_TURN)
-        self._shard = 0
-        self._stop: Callable[[], None] | None = None
-        self.forgotten = 0
-
-    def __len__(self) -> int:
-        return sum(map(len, self._young)) + sum(map(len, self._old))
-
-    def take(self, key: object, cost: int = 1) -> tuple[int, float]:
-        """As ``MemoryLimiter.take``."""
-        now = self._clock()
-        shard = hash(key) & 63
-        young = self._young[shard]
-        full = young.get(key)
-        if full is None:
-            full = self._elsewhere(key, shard, young)
-        if full < now:  # noqa: PLR1730 - max() would be a call
-            full = now
-        full += self._interval * cost
-        debt = full - now
-        if debt > self.depth:
-            return 0, self.depth - debt
-        young[key] = full
-        return 0, debt
-
-    def debt(self, key: object, cost: int, now: float) -> float:
-        """Give the seconds until it would be full again; nothing is taken yet."""
-        shard = hash(key) & 63
-        young = self._young[shard]
-        full = young.get(key)
-        if full is None:
-            full = self._elsewhere(key, shard, young)
-        return (full - now if full > now else 0.0) + self._interval * cost
-
-    def granted(self, key: object, now: float, debt: float) -> float:
-        """Take it. How many may still come."""
-        self._young[hash(key) & 63][key] = now + debt
-        return self._burst - debt / self._interval
-
-    def _elsewhere(self, key: object, shard: int, young: dict[object, float]) -> float:
-        """The key is not among the young: about to become so."""
-        if self._stop is None:
-            self._stop = self._later(self._turn, self._next_turn)
-        if len(young) >= self._most:
-            self.forgotten += sum(full > self._clock() for full in self._old[shard].values())
-            self._old[shard] = young.copy()
-            young.clear()
-        return self._old[shard].get(key, 0.0)
-
-    def _next_turn(self) -> None:
-        shard = self._shard
-        self._old[shard] = self._young[shard]
-        self._young[shard] = {}
-        self._shard = (shard + 1) % SHARDS
-        self._stop = self._later(self._turn, self._next_turn) if self._shard or len(self) else None
-
-    def stop(self) -> None:
         if self._stop is not None:
             self._stop()
             self._stop = None
-        for shards in (self._young, self._old):
-            for shard in shards:
-                shard.clear()
+        self._shards = [{} for _ in range(SHARDS)]
+        self._count = 0

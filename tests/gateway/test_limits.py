@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from apigw.stores.limits import MemoryLimits
+from apigw.stores.limits import ROUND, MemoryLimits
 from apigw.testing.gateway import request
 from apigw.testing.origins import Origin, reply
 from bench.limits import most_in_excess, share_of_allowed
@@ -29,7 +29,7 @@ async def test_the_service_never_gets_more_than_the_limit_nor_less_than_there_is
     times: list[float] = []
     async with running(tmp_path, text) as gateway:
         client = await gateway.connect()
-        for _ in range(200):
+        for _ in range(400):
             now += 0.005
             client.send(request("/") * 25)  # 5,000/s
             for _ in range(25):
@@ -38,7 +38,7 @@ async def test_the_service_never_gets_more_than_the_limit_nor_less_than_there_is
             times += [now] * (len(service.requests) - len(times))
     await service.stop()
     assert most_in_excess(times, 1000, 50) <= 1e-6
-    assert share_of_allowed(times, 1000, 50, 0.995) >= 0.99
+    assert share_of_allowed(times, 1000, 50, 1.995) >= 0.99
 
 
 def test_the_proof_of_the_benchmark_sees_what_is_too_much() -> None:
@@ -58,13 +58,13 @@ def resident() -> int:
 
 def test_a_million_clients_cost_less_than_200_bytes_each_and_are_forgotten() -> None:
     world = World()
-    limiter = MemoryLimits(world.clock, world.later).limiter("x", [(100, 1.0, 200)], 4_000_000)
+    limiter = MemoryLimits(world.clock, world.later).limiter("x", [(100, 1.0, 200)], 1_000_000)
     before = resident()
     for number in range(1_000_000):
         limiter.take(f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}")
     assert len(limiter) == 1_000_000
     assert limiter.forgotten == 0
     assert resident() - before < 200_000_000
-    world.advance(5)
+    world.advance(ROUND + 1)
     assert len(limiter) == 0
     assert world.timers == []

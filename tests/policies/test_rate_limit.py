@@ -17,7 +17,7 @@ from apigw.exchange.request import Identity, Request
 from apigw.exchange.response import Response
 from apigw.policies import rate_limit
 from apigw.policies.policy import layer
-from apigw.stores.limits import MemoryLimiter, MemoryLimits
+from apigw.stores.limits import ROUND, MemoryLimiter, MemoryLimits
 from tests.policies.surroundings import Outcome, World, request, run
 
 
@@ -162,6 +162,8 @@ def test_a_request_may_cost_more() -> None:
     assert limit.ask(headers={"x-cost": "8"}).status == 200
     assert limit.ask(headers={"x-cost": "3"}).status == 429
     assert limit.ask().status == 200
+    refused = limit.ask(headers={"x-cost": "4"}).response.headers
+    assert refused.get(b"ratelimit") == b'"visitors";r=1;t=1'
     for wrong in ("11", "0", "-1", "1e9", "²", "9" * 30):
         assert limit.ask(headers={"x-cost": wrong}).reason == "cost_refused"
 
@@ -266,7 +268,7 @@ def test_a_million_clients_cost_little_and_are_forgotten() -> None:
         tracemalloc.stop()
     assert len(limiter) == number
     assert used / number < 200
-    world.advance(5)
+    world.advance(ROUND + 1)
     assert len(limiter) == 0
     assert world.timers == []
 
@@ -281,12 +283,44 @@ def test_nobody_is_forgotten_who_still_owes() -> None:
         assert limiter.take("k")[1] < 0, second
 
 
-def test_more_clients_than_are_remembered_forget_the_oldest_first() -> None:
+@pytest.mark.parametrize("windows", [[(1, 60.0, 10)], [(1, 60.0, 10), (10, 3600.0, 20)]])
+def test_as_many_clients_as_may_be_are_remembered_and_beyond_that_who_owes_the_least_starts_afresh(
+    windows: list[tuple[int, float, int]],
+) -> None:
     world = World()
-    limiter = MemoryLimiter(world.clock, world.later, [(1, 60.0, 1)], max_keys=10_000)
-    for index in range(30_000):
-        limiter.take(str(index))
+    limiter = MemoryLimiter(world.clock, world.later, windows, max_keys=10_000)
+    for _ in range(10):
         limiter.take("busy")
-    assert len(limiter) <= 10_000
+    for index in range(9_999):
+        limiter.take(str(index))
+    assert (len(limiter), limiter.forgotten) == (10_000, 0)
+    for index in range(20_000):
+        world.advance(0.0001)
+        limiter.take(str(-index))
+    assert 9_000 < len(limiter) <= 10_000
     assert limiter.forgotten > 0
-    assert limiter.take("29999")[1] < 0
+    assert limiter.take("busy")[1] < 0
+
+
+def test_a_client_of_an_hourly_limit_is_forgotten_as_soon_as_it_owes_nothing() -> None:
+    world = World()
+    limiter = MemoryLimiter(world.clock, world.later, [(10, 1.0, 10), (360, 3600.0, 360)])
+    for index in range(5000):
+        limiter.take(str(index))
+    limiter.take("much", 10)
+    world.advance(10 + 1.5 * ROUND)
+    assert len(limiter) == 1
+    world.advance(90)
+    assert len(limiter) == 0
+    assert world.timers == []
+
+
+def test_of_high_rates_what_a_late_request_may_bring_too_much_is_kept_back() -> None:
+    assert Limit(rate="100/s").granted(200) == 100
+    assert Limit(rate="1000/s").granted(2000) == 992
+    assert Limit(rate="1000/s", burst="10").granted(20) == 9
+    assert Limit(rate="1000/s", burst="9").granted(20) == 9
+    limit = Limit(rate="1000/s", burst="100")
+    assert limit.granted(200) == 92
+    limit.world.advance(0.0101)
+    assert limit.granted(200) == 10
