@@ -100,6 +100,11 @@ class ListenSettings(Settings):
     max_body: SizeOrOff = Field(
         None, description="Bytes of a request's body. Then: 413. Bodies are streamed, so `off` costs no memory."
     )
+    underscores_in_headers: Literal["keep", "drop", "refuse"] = Field(
+        "keep",
+        description="Fields of a request whose name has an underscore: passed on, left out, or refused with 400. Those"
+        " that look like a field of the gateway's own (`X_Forwarded_For`) are left out in any case.",
+    )
     max_connections: Count = Field(0, description="Connections at a time; 0: as many as there are descriptors.")
     timeout: ListenTimeouts = ListenTimeouts()
     tls: ListenTLS | None = None

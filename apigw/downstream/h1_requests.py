@@ -265,13 +265,18 @@ class RequestReader(asyncio.Protocol):
         limit = site.limits.max_body
         length = None if head.chunked else head.content_length
         body = request.body = Body(self, length)
+        fault: ClientFault | None = None
         if limit:
             if length is not None and length > limit:
-                self._close = True
-                self._linger = request.started + LINGER
-                self._respond_error(request, BodyTooLarge(f"at most {limit} bytes of content are taken"))
-                return None
+                fault = BodyTooLarge(f"at most {limit} bytes of content are taken")
             body.limit = limit
+        if request.method == b"TRACE":  # RFC 9110 9.3.8: a service that expects none would take it for a request
+            fault = ClientFault("TRACE has no content", reason="invalid_framing")
+        if fault is not None:
+            self._close = True
+            self._linger = request.started + LINGER
+            self._respond_error(request, fault)
+            return None
         request.expects_continue = head.expect_continue and request.version == b"1.1"
         self._body = body
         self._left_in = length or 0
@@ -314,7 +319,9 @@ class RequestReader(asyncio.Protocol):
                 host = authority
         if head.chunked and version == b"1.0":
             raise ClientFault("HTTP/1.0 has no Transfer-Encoding", reason="invalid_framing")
-        facts = Forwarding(head, self._peer, scheme=self.site.scheme, host=host, trusted=self.site.trusted)
+        facts = Forwarding(
+            head, self._peer, scheme=self.site.scheme, host=host, trusted=self.site.trusted, version=version
+        )
         if version == b"1.1":
             self._forwarding = (head, authority, facts)
         return facts

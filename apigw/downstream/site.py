@@ -30,7 +30,8 @@ class Limits:
     """
     What a client may cost.
 
-    Sizes in bytes, times in seconds; 0 means no limit for ``max_body``.
+    Sizes in bytes, times in seconds; 0 means no limit for ``max_body``. ``underscores`` is what becomes of fields with
+    one in their name: ``keep``, ``drop`` or ``refuse``.
     """
 
     max_head: int = 32 * 1024
@@ -40,6 +41,7 @@ class Limits:
     head: float = 10.0
     body: float = 60.0
     keepalive: float = 75.0
+    underscores: str = "keep"
 
 
 class Root(Protocol):
@@ -100,7 +102,7 @@ class GatewaySite(Site):
     def use_limits(self, limits: Limits) -> None:
         """Put other limits in place, for requests from now on."""
         self.limits = limits
-        self.heads = RequestHeads(limits.max_headers)
+        self.heads = RequestHeads(limits.max_headers, limits.underscores)
         self.lines: dict[bytes, tuple[bytes, bytes, bytes, bytes | None, bytes | None, bytes]] = {}
 
     def use_root(self, root: Root) -> None:

@@ -205,4 +205,5 @@ def _limits(settings: ListenSettings) -> Limits:
         head=settings.timeout.head,
         body=settings.timeout.body,
         keepalive=settings.timeout.keepalive,
+        underscores=settings.underscores_in_headers,
     )

@@ -20,6 +20,9 @@ _LINES = bytes([9, 10, 13, *range(32, 127), *range(128, 256)])
 
 _VALUE = bytes([9, *range(32, 127), *range(128, 256)])
 
+Field = tuple[bytes, bytes, bytes]
+"""A name, its value, and the name in lower case."""
+
 _KNOWN: dict[bytes, bytes] = {}
 """Names that were found to be tokens, with their lower case. Bounded: clients could send any number of names."""
 _MOST_KNOWN = 2048
@@ -29,6 +32,26 @@ HOP_BY_HOP = frozenset({
     b"transfer-encoding", b"upgrade",
 })  # fmt: skip
 """Fields that end at a proxy (RFC 9110 7.6.1), beside those that Connection names."""
+
+FORWARDING = frozenset({
+    b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-prefix",
+    b"x-forwarded-proto", b"x-forwarded-server", b"x-real-ip", b"x-request-id", b"x-request-timeout",
+})  # fmt: skip
+"""Request fields that the gateway writes itself; those received count only if they come from a trusted proxy."""
+
+LOOKALIKE = b""
+"""What ``parse_fields`` gives as the lower case of ``X_Forwarded_For``: a service may take it for X-Forwarded-For."""
+
+FOLD = bytes(c if chr(c).isalnum() and c < 0x80 else 0x2D for c in range(256)).lower()
+_OURS = FORWARDING | HOP_BY_HOP | {b"content-length", b"host", b"expect"}
+
+
+def folded(name: bytes) -> bytes:
+    """
+    A field's name as services may see it: CGI and all that follow it (WSGI, Rack, PHP) make one variable,
+    ``HTTP_X_USER_ID``, of ``X-User-Id``, ``X_User_Id`` and ``x.user.id`` (RFC 3875 4.1.18).
+    """
+    return name.translate(FOLD)
 
 
 class MalformedFields(ValueError):
@@ -53,14 +76,18 @@ def _lower(name: bytes) -> bytes:
             raise MalformedFields("white space stands before a colon")
         raise MalformedFields("a field name is not a token")
     lower = name.lower()
+    if lower not in _OURS and folded(lower) in _OURS:
+        lower = LOOKALIKE
     if len(_KNOWN) < _MOST_KNOWN and len(name) < 64:
         _KNOWN[name] = lower
     return lower
 
 
-def parse_fields(block: bytes, *, lenient_colon: bool = False) -> list[tuple[bytes, bytes, bytes]]:
+def parse_fields(block: bytes, *, lenient_colon: bool = False) -> list[Field]:
     """
     The fields of ``block``, field lines that each end in CRLF, as (name, value, lower-case name).
+
+    The lower case of a name that only looks like one of the gateway's own fields is ``LOOKALIKE``.
 
     :param lenient_colon: white space before a colon is removed, as a proxy must for responses (RFC 9112 5.1).
     :raises MalformedFields: for anything the grammar does not allow.

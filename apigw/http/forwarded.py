@@ -21,7 +21,6 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~+/=:@-]{1,128}")
 _FORWARDED_PAIR = re.compile(rb'\s*([A-Za-z0-9!#$%&\'*+.^_`|~-]+)=("(?:[^"\\]|\\.)*"|[^\s";,]*)\s*', re.ASCII)
 _ALPHANUMERIC = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _HOST = _ALPHANUMERIC + b".-:[]_"
-VIA = b"1.1 apigw"
 
 
 class Forwarding:
@@ -38,7 +37,12 @@ class Forwarding:
 
     __slots__ = ("client", "host", "lines", "prefix", "request_id", "scheme", "timeout", "trusted")
 
-    def __init__(self, head: RequestHead, peer: str, *, scheme: bytes, host: bytes, trusted: Trusted) -> None:
+    def __init__(
+        self, head: RequestHead, peer: str, *, scheme: bytes, host: bytes, trusted: Trusted, version: bytes = b"1.1"
+    ) -> None:
+        """
+        :param version: of HTTP, which the request came by: Via says so (RFC 9110 7.6.3).
+        """
         self.client = peer
         self.scheme = scheme
         self.host = host
@@ -69,7 +73,7 @@ class Forwarding:
             prefix = _first(received.get(b"x-forwarded-prefix"))
             if prefix[:1] == b"/" and prefix[:2] != b"//":
                 self.prefix = prefix.rstrip(b"/")
-        via = [*received.get(b"via", ()), VIA]
+        via = [*received.get(b"via", ()), version + b" apigw"]
         own = b"for=%b;host=%b;proto=%b" % (_node(peer.encode()), _quoted(host), scheme)
         if hops and not elements:
             elements = [b"for=" + _node(hop) for hop in hops]

@@ -16,8 +16,11 @@ from collections.abc import Callable
 from apigw.exchange.errors import ClientFault, GatewayError, UpstreamFault
 from apigw.exchange.headers import Headers, Pair
 from apigw.http.fields import (
+    FORWARDING,
     HOP_BY_HOP,
+    LOOKALIKE,
     TOKEN,
+    Field,
     MalformedFields,
     is_field_value,
     is_token,
@@ -26,13 +29,9 @@ from apigw.http.fields import (
     serialise,
 )
 
-FORWARDING = frozenset({
-    b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-prefix",
-    b"x-forwarded-proto", b"x-forwarded-server", b"x-real-ip", b"x-request-id", b"x-request-timeout",
-})  # fmt: skip
-"""Request fields that the gateway writes itself; those received count only if they come from a trusted proxy."""
-
 _ADDRESSES = frozenset((b"location", b"content-location", b"refresh", b"set-cookie"))
+
+_NOT_PASSED = HOP_BY_HOP | {LOOKALIKE}
 
 _MOST_REMEMBERED = 1024
 _LONGEST_REMEMBERED = 4096
@@ -42,7 +41,9 @@ class RequestHead:
     """
     What a request's field lines say.
 
-    :ivar headers: the end-to-end fields, less those in FORWARDING, Host and Content-Length.
+    :param underscores: what becomes of fields with one in their name: ``keep``, ``drop`` or ``refuse``.
+    :ivar headers: the end-to-end fields, less those in FORWARDING, Host and Content-Length, and less those that only
+        look like one of these (``X_Forwarded_For``).
     :ivar lines: the same as bytes, ready to be sent on.
     :ivar forwarding: the fields in FORWARDING as they came, by lower-case name.
     :ivar host: the value of Host, or None if there was none. :ivar content_length: -1 if there was none.
@@ -62,11 +63,13 @@ class RequestHead:
         "upgrade",
     )
 
-    def __init__(self, block: bytes) -> None:
+    def __init__(self, block: bytes, underscores: str = "keep") -> None:
         try:
             fields = parse_fields(block)
         except MalformedFields as error:
             raise ClientFault(str(error), reason="malformed_head") from None
+        if underscores != "keep" and b"_" in block:
+            fields = _without_underscores(fields, underscores)
         self.count = len(fields)
         self.host: bytes | None = None
         self.content_length = -1
@@ -96,7 +99,7 @@ class RequestHead:
                 self.expect_continue = True
             elif lower in FORWARDING:
                 self.forwarding.setdefault(lower, []).append(value)
-            elif lower not in HOP_BY_HOP:
+            elif lower not in _NOT_PASSED:
                 pairs.append((name, value))
             elif lower == b"te" and not any(te == b"TE" for te, _ in pairs) and b"trailers" in list_members(value):
                 pairs += ((b"TE", b"trailers"), (b"Connection", b"TE"))  # who sends TE must name it (RFC 9110 10.1.4)
@@ -116,6 +119,13 @@ class RequestHead:
             self.upgrade = None
         self.headers = Headers(pairs)
         self.lines = serialise(pairs)
+
+
+def _without_underscores(fields: list[Field], underscores: str) -> list[Field]:
+    kept = [field for field in fields if b"_" not in field[0]]
+    if underscores == "refuse" and len(kept) < len(fields):
+        raise ClientFault("a field name has an underscore", reason="underscore_in_name")
+    return kept
 
 
 class ResponseHead:
@@ -224,10 +234,11 @@ def _chunked_request(value: bytes) -> bool:
 class RequestHeads:
     """Request heads by their bytes, for one set of limits; the least surprising bound: when full, forget all."""
 
-    __slots__ = ("_max_headers", "_remembered")
+    __slots__ = ("_max_headers", "_remembered", "_underscores")
 
-    def __init__(self, max_headers: int) -> None:
+    def __init__(self, max_headers: int, underscores: str = "keep") -> None:
         self._max_headers = max_headers
+        self._underscores = underscores
         self._remembered: dict[bytes, RequestHead] = {}
 
     def get(self, block: bytes) -> RequestHead:
@@ -245,7 +256,7 @@ class RequestHeads:
                 raise ClientFault(
                     f"there are more than {self._max_headers} fields", status=431, reason="too_many_headers"
                 )
-            head = RequestHead(block)
+            head = RequestHead(block, self._underscores)
             if len(block) <= _LONGEST_REMEMBERED:
                 if len(self._remembered) >= _MOST_REMEMBERED:
                     self._remembered.clear()

@@ -12,17 +12,7 @@ from functools import lru_cache
 from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.request import Request
 from apigw.exchange.response import Response
-from apigw.http.fields import serialise
-
-_FOLD = bytes(c if chr(c).isalnum() and c < 0x80 else 0x2D for c in range(256)).lower()
-
-
-def folded(name: bytes) -> bytes:
-    """
-    A field's name as services may see it: CGI and all that follow it (WSGI, Rack, PHP) make one variable,
-    ``HTTP_X_USER_ID``, of ``X-User-Id``, ``X_User_Id`` and ``x.user.id`` (RFC 3875 4.1.18).
-    """
-    return name.translate(_FOLD)
+from apigw.http.fields import FOLD, folded, serialise
 
 
 @lru_cache(maxsize=1024)
@@ -59,7 +49,7 @@ class FieldEdit:
 
     def _apply(self, request: Request, headers: Headers) -> None:
         remove = self._remove
-        kept = [pair for pair in headers.pairs if pair[0].translate(_FOLD) not in remove] if remove else headers.pairs
+        kept = [pair for pair in headers.pairs if pair[0].translate(FOLD) not in remove] if remove else headers.pairs
         whole = len(kept) == len(headers.pairs)
         if whole and not self._add:
             return

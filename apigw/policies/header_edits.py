@@ -23,8 +23,7 @@ from apigw.config.text import Wrong
 from apigw.config.values import HeaderName, Pairs, Several
 from apigw.exchange.headers import Pair
 from apigw.exchange.request import Request
-from apigw.http.fields import HOP_BY_HOP, is_token
-from apigw.policies.edits import folded
+from apigw.http.fields import HOP_BY_HOP, folded, is_token
 from apigw.policies.policy import PolicySettings
 from apigw.policies.templates import Template, TemplateText
 

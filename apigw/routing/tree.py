@@ -25,6 +25,7 @@ from apigw.exchange.problem import problem
 from apigw.exchange.request import Request, Route
 from apigw.exchange.responder import Done, Responder
 from apigw.exchange.response import Response
+from apigw.http.fields import serialise
 from apigw.http.targets import normalise_path
 from apigw.routing.rule import Rule
 from apigw.routing.table import Match, Miss, RouteTable
@@ -114,7 +115,7 @@ class GatewayResource(Resource):
         if isinstance(found, Response):
             done(found)
             return
-        if self._unconditional and not request.captures and request.method != b"OPTIONS":
+        if self._unconditional and not request.captures and request.method not in _COUNTED:
             if len(self._remembered) >= MOST_REMEMBERED:
                 self._remembered.clear()
             self._remembered[key] = found
@@ -137,7 +138,35 @@ class GatewayResource(Resource):
             return problem(request, fault)
         request.route = resource.route
         request.captures = match.captures
+        if request.method in _COUNTED and b"max-forwards" in request.headers:
+            return self._counted(request) or resource
         return resource
+
+    def _counted(self, request: Request) -> Response | None:
+        """One forward less for OPTIONS and TRACE (RFC 9110 7.6.2); the answer, where none is left."""
+        left = request.headers.get(b"max-forwards") or b""
+        if not left.isdigit() or len(left) > 9:
+            return None
+        if int(left):
+            request.edit_headers().set(b"Max-Forwards", b"%d" % (int(left) - 1))
+            return None
+        if request.method == b"TRACE":
+            fields = (pair for pair in request.headers if pair[0].lower() not in _CREDENTIALS)
+            seen = b"TRACE %b HTTP/%b\r\nHost: %b\r\n%b\r\n" % (
+                request.target,
+                request.version,
+                request.host,
+                serialise(fields),
+            )
+            return Response(200, Headers([(b"Content-Type", b"message/http")]), seen)
+        methods = [
+            method
+            for method in self._methods()
+            if isinstance(
+                self._lookup(request.host, method.encode(), request.path, request.query, request.headers), Match
+            )
+        ]
+        return Response(204, Headers([(b"Allow", _allow(methods))]))
 
     def _preflight(self, request: Request) -> Match[PrefixResource] | None:
         """The route that a CORS preflight is about, if it answers them (Fetch standard, CORS-preflight request)."""
@@ -150,7 +179,7 @@ class GatewayResource(Resource):
     def _missed(self, request: Request, miss: Miss) -> Response:
         if request.path == b"*":
             # RFC 9110 9.3.7: it asks about the server as a whole.
-            return Response(204, Headers([(b"Allow", _allow(self.table.methods or _COMMON))]))
+            return Response(204, Headers([(b"Allow", _allow(self._methods()))]))
         if not miss.allow:
             return problem(request, ClientFault("no route takes this request", status=404, reason="no_route"))
         fault = ClientFault(
@@ -160,6 +189,13 @@ class GatewayResource(Resource):
             headers=((b"Allow", _allow(miss.allow)),),
         )
         return problem(request, fault)
+
+    def _methods(self) -> list[str]:
+        """What some route takes; of those that take any method, the common ones are said."""
+        methods = set(self.table.methods)
+        if not all(rule.listed_methods for rule in self.table.rules):
+            methods |= _COMMON
+        return sorted(methods)
 
     # The way in of a stock twisted.web Site.
 
@@ -183,7 +219,9 @@ class GatewayResource(Resource):
         return NOT_DONE_YET
 
 
-_COMMON = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+_COUNTED = frozenset((b"OPTIONS", b"TRACE"))
+_CREDENTIALS = frozenset((b"authorization", b"cookie"))
+_COMMON = frozenset(("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"))
 
 
 def _allow(methods: Iterable[str]) -> bytes:

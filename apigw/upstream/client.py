@@ -32,7 +32,7 @@ from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.request import Request
 from apigw.exchange.responder import Responder, awaitable
 from apigw.exchange.response import Response
-from apigw.http.h1_heads import FORWARDING
+from apigw.http.fields import FORWARDING
 
 
 class UpstreamClient(HTTPClient):

@@ -80,6 +80,41 @@ def test_options_of_the_server_is_answered_here() -> None:
     assert (response.status, response.headers.pairs, response.body) == (204, [(b"Allow", b"POST")], b"")
 
 
+def test_options_of_a_server_that_takes_any_method_names_the_common_ones_too() -> None:
+    root = tree(a=({"path": "/"}, Recorder()), b=({"path": "/b", "methods": ["PURGE"]}, Recorder()))
+    response = answer(root, Request(b"OPTIONS", b"*"))
+    assert response.headers.get(b"allow") == b"DELETE, GET, HEAD, OPTIONS, PATCH, POST, PURGE, PUT"
+
+
+def test_options_and_trace_go_as_far_as_they_say() -> None:
+    service = Recorder(Response(200))
+    root = tree(a=({"path": "/", "methods": ["GET", "OPTIONS"]}, service), b=({"path": "/b"}, service))
+
+    def ask(method: bytes, path: bytes, *values: bytes) -> Response:
+        fields = [(b"Max-Forwards", value) for value in values]
+        headers = Headers([*fields, (b"X-A", b"1"), (b"Cookie", b"s"), (b"Authorization", b"t")])
+        return answer(root, Request(method, path, b"q", headers, host=b"shop.example"))
+
+    response = ask(b"OPTIONS", b"/a", b"0")
+    assert (response.status, response.headers.get(b"allow")) == (204, b"GET, HEAD, OPTIONS")
+    response = ask(b"OPTIONS", b"/b", b"00")
+    assert response.headers.get(b"allow") == b"DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
+    response = ask(b"TRACE", b"/b", b"0")
+    assert (response.status, response.headers.get(b"content-type")) == (200, b"message/http")
+    assert response.body == b"TRACE /b?q HTTP/1.1\r\nHost: shop.example\r\nMax-Forwards: 0\r\nX-A: 1\r\n\r\n"
+    assert service.asked == []
+    for method, given, sent in (
+        (b"OPTIONS", b"7", b"6"),
+        (b"TRACE", b"1", b"0"),
+        (b"TRACE", b"10", b"9"),  # each time anew: the route of a path is remembered
+        (b"OPTIONS", b"x", b"x"),
+        (b"GET", b"0", b"0"),
+        (b"OPTIONS", b"", b""),
+    ):
+        assert ask(method, b"/b", given).status == 200
+        assert service.asked[-1].headers.get_all(b"max-forwards") == [sent]
+
+
 def test_a_preflight_goes_to_the_route_that_it_asks_about() -> None:
     shop, other = Recorder(Response(204)), Recorder(Response(200))
     root = tree(

@@ -302,12 +302,23 @@ refused(
     post(b"Content-Length : 3", content=b"abc"),
     *MALFORMED,
 )
-passed(
-    "a field that looks like Content-Length",
-    "RFC 9110 8.6",
-    get(b"Content_Length: 3"),
-    sent(PLAIN[:14], b"Content_Length: 3"),
-)
+for lookalike in (
+    b"Content_Length: 0",
+    b"content.length: 0",
+    b"Transfer_Encoding: chunked",
+    b"X_Forwarded_For: 1",
+    b"x-forwarded_for: 1",
+    b"X_Real_IP: 1",
+    b"X_Request_Id: 1",
+):
+    passed(
+        f"a field that a service may take for another: {lookalike.decode()}",
+        "RFC 3875 4.1.18",
+        post(lookalike, b"Content-Length: 3", content=b"abc"),
+        sent(POST, framing=LENGTH_3, content=b"abc"),
+    )
+passed("a name with an underscore", "RFC 9110 5.1", get(b"X_Y: 1"), sent(PLAIN[:14], b"X_Y: 1"))
+refused("TRACE with content", "RFC 9110 9.3.8", get(b"Content-Length: 3", line=b"TRACE / HTTP/1.1") + b"abc", *FRAMING)
 
 # --- Transfer-Encoding ------------------------------------------------------------------------------------------------
 
@@ -486,15 +497,24 @@ passed(
 )
 passed("Connection: keep-alive", P, get(b"Connection: keep-alive", b"Keep-Alive: 5"), PLAIN)
 passed("Connection: Close, in a list", "RFC 9110 7.6.1", get(b"Connection: foo,  Close"), PLAIN, close=True)
-passed("HTTP/1.0", P, get(line=b"GET / HTTP/1.0"), PLAIN, close=True)
-passed("HTTP/1.0 without Host", "RFC 9112 3.2", get(line=b"GET / HTTP/1.0", host=None), sent(host=b""), close=True)
-passed("HTTP/1.0 with keep-alive", P, get(b"Connection: keep-alive", line=b"GET / HTTP/1.0"), PLAIN)
+OLD = PLAIN.replace(b"Via: 1.1", b"Via: 1.0")  # RFC 9110 7.6.3: by which protocol it came
+NAMELESS = sent(host=b"").replace(b"Via: 1.1", b"Via: 1.0")
+passed("HTTP/1.0", P, get(line=b"GET / HTTP/1.0"), OLD, close=True)
+passed("HTTP/1.0 without Host", "RFC 9112 3.2", get(line=b"GET / HTTP/1.0", host=None), NAMELESS, close=True)
+passed("HTTP/1.0 with keep-alive", P, get(b"Connection: keep-alive", line=b"GET / HTTP/1.0"), OLD)
+passed(
+    "HTTP/1.0, then 1.1",
+    P,
+    get(b"Connection: keep-alive", line=b"GET / HTTP/1.0") + get(b"Connection: keep-alive"),
+    OLD,
+    PLAIN,
+)
 refused(
     "HTTP/1.1 with a head that was good for 1.0",
     "RFC 9112 3.2",
     get(b"Connection: keep-alive", line=b"GET / HTTP/1.0", host=None) + get(b"Connection: keep-alive", host=None),
     *HOST,
-    sent(host=b""),
+    NAMELESS,
 )
 passed(
     "fields that Connection names",

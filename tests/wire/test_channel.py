@@ -44,6 +44,26 @@ def says(text: bytes) -> Any:
     return respond
 
 
+@pytest.mark.parametrize(
+    ("kind", "status", "names"), [("keep", b"200", [b"X_Y"]), ("drop", b"200", []), ("refuse", b"400", None)]
+)
+def test_names_with_an_underscore(kind: str, status: bytes, names: list[bytes] | None) -> None:
+    asked: list[Request] = []
+
+    def respond(request: Request, done: Done) -> None:
+        asked.append(request)
+        done(Response(200, Headers([(b"Date", b"x")]), b"ok"))
+
+    path = Path(responder=respond, limits=Limits(underscores=kind))
+    path.client.send(get(b"X_Y: 1", b"X_Forwarded_For: 2"))
+    assert statuses(path.client.received) == [status]
+    if names is None:
+        assert not asked
+        assert reason_of(path.client.received) == "underscore_in_name"
+    else:
+        assert [name for name, _ in asked[0].headers] == names
+
+
 # Pipelining
 
 
