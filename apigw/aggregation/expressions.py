@@ -11,10 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jmespath
-from jmespath.exceptions import JMESPathError
+from jmespath.exceptions import JMESPathError, JMESPathTypeError
+from jmespath.functions import Functions
 from jmespath.visitor import TreeInterpreter
 
+from apigw.config.problems import did_you_mean
+
 Evaluate = Callable[[Any], Any]
+Reads = frozenset[tuple[str, str | None]]
 _interpreter = TreeInterpreter()
 
 
@@ -27,18 +31,23 @@ class Expression:
     One JMESPath expression.
 
     :ivar roots: names that it reads of the value that it is given; None if it may read any.
+    :ivar members: those names, each with the name behind it; with None where it may read all that is below.
     :raises ValueError: from the constructor; the words say what is wrong with the expression.
     """
 
-    __slots__ = ("_evaluate", "roots", "text")
+    __slots__ = ("_evaluate", "members", "roots", "text")
 
     def __init__(self, text: str) -> None:
         try:
             tree = jmespath.compile(text).parsed
         except JMESPathError as error:
-            raise ValueError(" ".join(str(error).splitlines()[0].split())) from None
+            what = " ".join(str(error).splitlines()[0].split())
+            raise ValueError(what.removesuffix(", for expression:")) from None
+        _check_functions(tree)
         self.text = text
-        self.roots = _roots(tree)
+        reads = _reads(tree)
+        self.members: Reads = frozenset() if reads is None else reads
+        self.roots = None if reads is None else frozenset(root for root, _ in reads)
         self._evaluate = _compiled(tree)
 
     def __call__(self, value: Any) -> Any:
@@ -49,8 +58,12 @@ class Expression:
         """
         try:
             return self._evaluate(value)
-        except (JMESPathError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
-            raise ExpressionFailed(str(error).splitlines()[0] if str(error) else type(error).__name__) from None
+        except JMESPathTypeError as error:
+            # The library's words have the value, which is not for everybody's eyes.
+            takes = " or ".join(error.expected_types)
+            raise ExpressionFailed(f"{error.function_name}() takes {takes}, and got {error.actual_type}") from None
+        except (JMESPathError, TypeError, ValueError, ArithmeticError, RecursionError):
+            raise ExpressionFailed("a function got values that it can't work on") from None
 
     def __str__(self) -> str:
         return self.text
@@ -67,26 +80,48 @@ def holds(value: Any) -> bool:
     return not (value is None or value is False or value in ("", [], {}))
 
 
-def _roots(node: Any) -> frozenset[str] | None:
+def _check_functions(node: Any) -> None:
+    """The library finds out when it calls one whether there is such a function, and how many arguments it takes."""
+    if node["type"] == "function_expression":
+        name, given = node["value"], len(node["children"])
+        known = Functions.FUNCTION_TABLE.get(name)
+        if known is None:
+            hint = did_you_mean(name, Functions.FUNCTION_TABLE)
+            raise ValueError(f"there is no function {name}()" + (f"; {hint}" if hint else ""))
+        wanted = known["signature"]
+        more = bool(wanted) and bool(wanted[-1].get("variadic"))
+        if given < len(wanted) or (given > len(wanted) and not more):
+            number = f"{len(wanted)} or more" if more else str(len(wanted))
+            raise ValueError(f"{name}() takes {number} argument{'' if number == '1' else 's'}, and has {given}")
+    for child in node["children"]:
+        if isinstance(child, dict):
+            _check_functions(child)
+
+
+def _reads(node: Any) -> Reads | None:
     kind, children = node["type"], node["children"]
     if kind == "field":
-        return frozenset((node["value"],))
+        return frozenset(((node["value"], None),))
     if kind in {"literal", "expref", "index", "slice"}:
         return frozenset()
     if kind in {"current", "identity"}:
         return None
     if kind in {"subexpression", "pipe", "index_expression"}:
         # What stands to the right sees what the left one gave: the whole value only after `@`.
-        seen = _roots(children[0])
-        return _roots(children[1]) if seen is None and len(children) > 1 else seen
+        first, *rest = children
+        while rest and _reads(first) is None:
+            first, *rest = rest
+        if kind == "subexpression" and first["type"] == "field" and rest and rest[0]["type"] == "field":
+            return frozenset(((first["value"], rest[0]["value"]),))
+        return _reads(first)
     if kind in {"projection", "value_projection", "filter_projection", "flatten"}:
-        return _roots(children[0])
-    found: frozenset[str] = frozenset()
+        return _reads(children[0])
+    found: Reads = frozenset()
     for child in children:
-        roots = _roots(child)
-        if roots is None:
+        reads = _reads(child)
+        if reads is None:
             return None
-        found |= roots
+        found |= reads
     return found
 
 

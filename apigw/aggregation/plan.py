@@ -9,7 +9,7 @@ Not here: running it (``run``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ class Mistake(NamedTuple):
     what: str
     expected: str = ""
     hint: str = ""
+    warning: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +41,7 @@ class Asking:
 
     :ivar pairs: fields that are the same each time. :ivar lines: these, ready to be sent. :ivar fields: the others.
     :ivar names: of all fields that the call has by itself, in lower case.
+    :ivar slashes: values in its path may have some.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Asking:
     body: BodyTemplate | None
     expect: frozenset[int]
     text: bool = False
+    slashes: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -105,28 +108,38 @@ def plan(settings: AggregateSettings) -> Plan:
             Call(
                 index,
                 name,
-                _asking(name, call, call.answer == "text"),
+                _asking(name, call, settings.allow_encoded_slashes, call.answer == "text"),
                 call,
                 call.request.method not in SAFE,
                 tuple(names.index(each) for each in needs[name]),
-                undo=_asking(name, undo) if undo is not None else None,
+                undo=_asking(name, undo, settings.allow_encoded_slashes) if undo is not None else None,
             )
         )
         for reference in [*_references(call), *(_references(undo) if undo is not None else ())]:
             roots.add(reference.root)
             if reference.root == "header":
                 vary.setdefault(reference.first)
-        for _, expression in _expressions(call):
-            roots |= set(REQUEST_ROOTS) if expression.roots is None else expression.roots
-    if settings.response is not None:
-        roots |= set(REQUEST_ROOTS) if settings.response.roots is None else settings.response.roots
+    for expression in [*(each for call in settings.call.values() for _, each in _expressions(call)), settings.response]:
+        if expression is None:
+            continue
+        roots |= set(REQUEST_ROOTS) if expression.roots is None else expression.roots
+        if expression.roots is None or ("header", None) in expression.members:
+            vary["*"] = None
+        for root, behind in sorted(expression.members, key=str):
+            if root == "header" and behind is not None:
+                vary.setdefault(behind)
     for made in calls:
         for before in made.needs:
             calls[before].dependents.append(made.index)
-    return Plan(tuple(calls), frozenset(roots & set(REQUEST_ROOTS)), tuple(vary))
+    return Plan(tuple(calls), frozenset(roots & set(REQUEST_ROOTS)), ("*",) if "*" in vary else _once(vary))
 
 
-def _asking(name: str, settings: CallSettings | UndoSettings, text: bool = False) -> Asking:
+def _once(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of fields without those that differ from another only by capitals."""
+    return tuple({name.lower(): name for name in reversed([*names])}.values())[::-1]
+
+
+def _asking(name: str, settings: CallSettings | UndoSettings, slashes: bool, text: bool = False) -> Asking:
     fixed: list[tuple[bytes, bytes]] = []
     filled: list[tuple[bytes, HeaderTemplate]] = []
     for field_name, template in settings.headers.items():
@@ -154,11 +167,16 @@ def _asking(name: str, settings: CallSettings | UndoSettings, text: bool = False
         settings.body,
         settings.expect,
         text,
+        slashes,
     )
 
 
-def mistakes(settings: AggregateSettings) -> Iterator[Mistake]:
-    """What is wrong with an aggregate whose options are right by themselves."""
+def mistakes(settings: AggregateSettings, captures: Container[str], *, anybody: bool = True) -> Iterator[Mistake]:
+    """
+    What is wrong with an aggregate whose options are right by themselves.
+
+    :param captures: names in its ``path``. :param anybody: policies may find out who the caller is.
+    """
     names = list(settings.call)
     for name, call in settings.call.items():
         option = f"call.{name}"
@@ -196,6 +214,16 @@ def mistakes(settings: AggregateSettings) -> Iterator[Mistake]:
         for field_name in getattr(settings, option):
             if field_name.lower() in own:
                 yield Mistake(option, f"{field_name} can't go on: it is set anew", "other fields")
+    for option, root, behind in _asked_for(settings):
+        if root == "path" and behind is not None and behind not in captures:
+            yield Mistake(option, f"`path` has no {{{behind}}}", f"path = .../{{{behind}}}")
+        elif root in {"jwt", "consumer"} and not anybody:
+            what = f"no policy says who the caller is, so `{root}` has no values"
+            yield Mistake(option, what, "a policy that does", warning=True)
+        elif root == "header" and behind is not None and behind != behind.lower():
+            yield Mistake(option, f"{behind} finds nothing: here names of fields are in small letters", behind.lower())
+    if settings.merge in {"shallow", "deep"}:
+        yield from _unmergeable(settings)
     if len(names) > settings.max_calls:
         yield Mistake("max_calls", f"there are {len(names)} calls", "at least as many")
     circle = _circle(_needs(settings))
@@ -205,6 +233,39 @@ def mistakes(settings: AggregateSettings) -> Iterator[Mistake]:
             f"the calls wait for each other: {' -> '.join(circle)}",
             "an order in which they can run",
         )
+
+
+def _asked_for(settings: AggregateSettings) -> Iterator[tuple[str, str, str | None]]:
+    """Each option that asks for something, with that something's root and, where it is one, the name behind it."""
+    for kind, sections in (("call", settings.call), ("undo", settings.undo)):
+        for name, section in sections.items():
+            for member, reference in _placed(section):
+                first = reference.first.lower() if reference.root == "header" else reference.first
+                yield f"{kind}.{name}.{member}".rstrip("."), reference.root, first or None
+    expressions = [
+        (f"call.{name}.{member}", each) for name, call in settings.call.items() for member, each in _expressions(call)
+    ]
+    if settings.response is not None:
+        expressions.append(("response", settings.response))
+    for option, expression in expressions:
+        for root, behind in sorted(expression.members, key=str):
+            yield option, root, behind
+
+
+def _unmergeable(settings: AggregateSettings) -> Iterator[Mistake]:
+    for name, call in settings.call.items():
+        what = ""
+        if call.foreach is not None:
+            what = "foreach gives a list"
+        elif call.answer == "text":
+            what = "text is no object"
+        elif call.default is not None and not isinstance(call.default, dict):
+            what = "its default is no object"
+        if what:
+            option = f"call.{name}" + (
+                ".foreach" if call.foreach else ".answer" if call.answer == "text" else ".default"
+            )
+            yield Mistake(option, f"merge = {settings.merge} takes objects alone, and {what}", "merge = namespace")
 
 
 def _unknown(

@@ -165,6 +165,13 @@ class CallSettings(Settings):
     answer: Literal["json", "text"] = Field("json", description="What the service answers. `text` becomes a string.")
 
 
+_OF_CALLS = (
+    *("call", "undo", "response", "merge", "stream", "forward_headers", "pass_headers"),
+    *("partial_status", "server_timing", "max_answers", "max_calls", "max_depth"),
+)
+"""Options that say how calls are made and what becomes of them."""
+
+
 class AggregateSettings(Settings):
     """One request for the client, several for the services."""
 
@@ -177,6 +184,9 @@ class AggregateSettings(Settings):
         0, description="As in a route."
     )
     policies: Several[PolicyItem] = Field((), description="As in a route.")
+    allow_encoded_slashes: Flag = Field(
+        False, description="As in a route; also for values that stand in the paths of calls: they are sent as `%2F`."
+    )
     timeout: Annotated[Duration, Field(gt=0)] = Field(10.0, description="For all calls together.")
     call: dict[str, CallSettings] = Field({}, description="The calls.")
     undo: dict[str, UndoSettings] = Field({}, description="What takes calls back.")
@@ -222,8 +232,7 @@ class AggregateSettings(Settings):
         if self.class_ is None and not self.call:
             raise Wrong("nothing is called", "call.NAME = UPSTREAM METHOD PATH, or class = package.module:Name")
         if self.class_ is not None:
-            of_calls = ("call", "undo", "response", "merge", "stream", "forward_headers", "pass_headers")
-            for option in of_calls:
+            for option in _OF_CALLS:
                 if option in self.model_fields_set:
                     raise Wrong(f"`class` does all by itself, so {option} does nothing", "one of them", option="class")
             if not callable(self.class_):
@@ -231,7 +240,7 @@ class AggregateSettings(Settings):
         if self.response is not None and self.merge is not None:
             raise Wrong("`response` makes the answer, so merge does nothing", "one of them", option="merge")
         if self.stream is not None:
-            for option in ("response", "merge", "pass_headers"):
+            for option in ("response", "merge", "pass_headers", "partial_status", "server_timing"):
                 if option in self.model_fields_set:
                     raise Wrong(f"a stream has each call's answer by itself, so {option} does nothing", option=option)
         if "clash" in self.model_fields_set and self.merge not in {"shallow", "deep"}:

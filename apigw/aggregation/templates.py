@@ -5,10 +5,10 @@ A reference is ``{ROOT.field[0].x}``; a field with other signs stands in quotes,
 ``|`` may stand what is taken when there is no value. What a value may do depends on where it stands, and none can ever
 change the shape of what it is put into:
 
-- in a path it is percent-encoded, and refused where a service might read it as another path: ``..``, an empty segment,
-  controls;
+- in a path it is percent-encoded, and refused where a service that decodes before it looks, or decodes twice, would
+  read another path: a slash or backslash, ``..``, an empty segment, controls;
 - in a query it is percent-encoded; a list becomes its items, separated by commas;
-- in a header it is text without controls;
+- in a header it is text without controls, and within quotes can't end them;
 - in JSON it keeps its type where the reference stands alone, and is text within quotes;
 - in a form it is percent-encoded.
 
@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 from apigw.aggregation.json_text import encode
 from apigw.exchange.errors import GatewayError
@@ -40,8 +41,9 @@ BATCH_REFERENCE = re.compile(r"\{(?P<root>\$\w+)" + _STEPS)
 _STEP = re.compile(r'\."([^"]*)"|\.([^."\[]+)|\[(-?[0-9]+)\]')
 _JSON_PIECE = re.compile(r'"(?:[^"\\]|\\.)*"|' + _REFERENCE)
 _PLAIN = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*").fullmatch
-_PATH = re.compile(r"[!$&-;=@-Z_a-z~%]*")
-_QUERY = re.compile(r"[!$&-;=?@-Z_a-z~%\[\]]*")
+_PATH = re.compile(r"(?:[!$&-;=@-Z_a-z~]|%[0-9A-Fa-f]{2})*")
+_QUERY = re.compile(r"(?:[!$&-;=?@-Z_a-z~\[\]]|%[0-9A-Fa-f]{2})*")
+_QUOTES = re.compile(r"\\.")
 _FORM = re.compile(r"[^\s{}=&]+=[^\s{}&]*(?:&[^\s{}=&]+=[^\s{}&]*)*")
 
 Values = Mapping[str, Any]
@@ -208,8 +210,10 @@ class PathTemplate(Template):
         for part, form in ((path, _PATH), (query or [], _QUERY)):
             for piece in part:
                 if isinstance(piece, str) and not form.fullmatch(piece):
-                    sign = next(sign for sign in piece if not form.fullmatch(sign))
-                    raise ValueError(f"`{sign}` can't stand there: percent-encode it, if it is not to be a reference")
+                    at = form.match(piece).end()  # type: ignore[union-attr]
+                    if piece[at] == "%":
+                        raise ValueError("`%` stands before two hexadecimal digits, and for itself as %25")
+                    raise ValueError(f"`{piece[at]}` can't stand there: percent-encode it, if it is no reference")
         if not path or not isinstance(path[0], str) or not path[0].startswith("/"):
             raise ValueError("a path begins with /")
         super().__init__(text, [each for each in path + (query or []) if isinstance(each, Reference)])
@@ -227,15 +231,16 @@ class PathTemplate(Template):
         self._segments = [_segment([each for each in one if each != ""]) for one in segments[1:]]
         self._query = query
 
-    def fill(self, values: Values) -> tuple[bytes, bytes | None]:
+    def fill(self, values: Values, slashes: bool = False) -> tuple[bytes, bytes | None]:
         """
         Path and query.
 
+        :param slashes: values in the path may have slashes; they are sent percent-encoded.
         :raises ValueFault: a value is missing, or can't stand there.
         """
         if self._fixed is not None:
             return self._fixed
-        path = b"".join([segment if type(segment) is bytes else segment(values) for segment in self._segments])  # type: ignore[operator]
+        path = b"".join([segment if type(segment) is bytes else segment(values, slashes) for segment in self._segments])  # type: ignore[operator]
         if self._query is None:
             return path, None
         query = [
@@ -251,7 +256,7 @@ def _joined(query: list[Piece] | None) -> bytes | None:
     return None if query is None else "".join(map(str, query)).encode()
 
 
-def _segment(parts: list[Piece]) -> bytes | Callable[[Values], bytes]:
+def _segment(parts: list[Piece]) -> bytes | Callable[[Values, bool], bytes]:
     """One segment with the slash before it."""
     if all(isinstance(part, str) for part in parts):
         return b"/" + "".join(map(str, parts)).encode()
@@ -259,16 +264,16 @@ def _segment(parts: list[Piece]) -> bytes | Callable[[Values], bytes]:
         only = parts[0]
         assert isinstance(only, Reference)
 
-        def alone(values: Values) -> bytes:
+        def alone(values: Values, slashes: bool) -> bytes:
             text = only.written(values)
             if _PLAIN(text):
                 return b"/" + text.encode()
-            _check_segment(only, text)
+            _check_segment(only, text, slashes)
             return b"/" + _encoded(only, text)
 
         return alone
 
-    def mixed(values: Values) -> bytes:
+    def mixed(values: Values, slashes: bool) -> bytes:
         plain, encoded = "", b"/"
         last = None
         for part in parts:
@@ -281,32 +286,59 @@ def _segment(parts: list[Piece]) -> bytes | Callable[[Values], bytes]:
                 encoded += part.encode()
             plain += text
         assert last is not None
-        _check_segment(last, plain)
+        _check_segment(last, plain, slashes)
         return encoded
 
     return mixed
 
 
-def _check_segment(reference: Reference, text: str) -> None:
-    """Services decode before they look: what is no plain segment after decoding is refused (CWE-22)."""
+def _check_segment(reference: Reference, text: str, slashes: bool) -> None:
+    """Refuse what is another path to a service that decodes before it looks, or once more than it should (CWE-22)."""
     if not text:
         raise reference.refused("is empty, and can't be a segment of a path")
-    if any(ord(sign) < 0x20 or ord(sign) == 0x7F for sign in text):
-        raise reference.refused("has a control character, which can't stand in a path")
-    if any(part.partition(";")[0] in (".", "..") for part in text.replace("\\", "/").split("/")):
-        raise reference.refused("is `.` or `..`, which can't stand in a path")
+    for reading in _readings(reference, text):
+        if any(ord(sign) < 0x20 or ord(sign) == 0x7F for sign in reading):
+            raise reference.refused("has a control character, which can't stand in a path")
+        parts = reading.replace("\\", "/").split("/")
+        names = [part.partition(";")[0].strip() for part in parts]
+        if "." in names or ".." in names:
+            raise reference.refused("is `.` or `..`, which can't stand in a path")
+        if len(parts) > 1 and not slashes:
+            raise reference.refused("has a slash, which can't stand in a path without allow_encoded_slashes")
+        if "" in names:
+            raise reference.refused("is empty, or has an empty part, and can't be a segment of a path")
+
+
+def _readings(reference: Reference, text: str) -> Iterator[str]:
+    """What services may take a text for: as it is, with signs like full-width dots made plain, and decoded again."""
+    for _ in range(3):
+        yield text
+        if not text.isascii():
+            yield unicodedata.normalize("NFKC", text)
+        if "%" not in text:
+            return
+        try:
+            text = unquote_to_bytes(text).decode()
+        except UnicodeError:  # such as %c0%ae, an overlong dot
+            raise reference.refused("has percent-encoded bytes that are no text, which can't stand in a path") from None
 
 
 class HeaderTemplate(Template):
     """A field's value."""
 
-    __slots__ = ("_pieces", "fixed")
+    __slots__ = ("_pieces", "_quoted", "fixed")
 
     def __init__(self, text: str, pattern: re.Pattern[str] = REFERENCE) -> None:
         self._pieces = pieces(text, pattern)
         references = [each for each in self._pieces if isinstance(each, Reference)]
         super().__init__(text, references)
         self.fixed = None if references else text.encode()
+        within, self._quoted = False, set()
+        for piece in self._pieces:
+            if isinstance(piece, str):
+                within ^= bool(_QUOTES.sub("", piece).count('"') % 2)
+            elif within:
+                self._quoted.add(piece)
         if any(isinstance(each, str) and not is_field_value(each.encode()) for each in self._pieces):
             raise ValueError("a header has no control characters")
 
@@ -329,6 +361,8 @@ class HeaderTemplate(Template):
                 raise piece.refused("is no text that UTF-8 can have") from None
             if not is_field_value(value):
                 raise piece.refused("has a control character, which can't stand in a header")
+            if piece in self._quoted:  # RFC 9110 5.6.4
+                value = value.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
             out.append(value)
         return b"".join(out)
 

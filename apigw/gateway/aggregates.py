@@ -20,6 +20,7 @@ from apigw.exchange.request import Request
 from apigw.exchange.responder import Responder
 from apigw.gateway.environment import Shared
 from apigw.observability.metrics import RouteCells
+from apigw.routing.patterns import path_pattern
 from apigw.routing.tree import GatewayResource
 
 KINDS: Kinds = {"aggregate": Kind(AggregateSettings), "batch": Kind(BatchSettings)}
@@ -28,9 +29,15 @@ KINDS: Kinds = {"aggregate": Kind(AggregateSettings), "batch": Kind(BatchSetting
 def wrong_aggregates(configuration: Configuration) -> Iterator[Problem]:
     """Names that nothing stands for, calls that wait for each other, options that do nothing."""
     for name, settings in configuration.of("aggregate").items():
-        for found in mistakes(settings):
+        try:
+            captures = path_pattern(settings.path).captures
+        except ValueError:
+            continue  # which is told as such
+        anybody = bool(configuration.policies_of(settings.policies))
+        for found in mistakes(settings, captures, anybody=anybody):
+            what, expected, hint, warning = found[1:]
             yield configuration.problem(
-                "aggregate", name, found.option, found.what, expected=found.expected, hint=found.hint
+                "aggregate", name, found.option, what, expected=expected, hint=hint, warning=warning
             )
 
 

@@ -110,7 +110,7 @@ class Stage:
         self.asked: list[Asked] = []
         self.wheel = Wheel(lambda: self.now)
         path = folder / "gw.ini"
-        path.write_text(UPSTREAMS + "[aggregate it]\npath = /it\n" + textwrap.dedent(options))
+        path.write_text(UPSTREAMS + "[aggregate it]\npath = /it/{id}/{rest*}\n" + textwrap.dedent(options))
         settings = load(str(path)).of("aggregate")["it"]
         clients = {name: Service(name, self.asked) for name in ("users", "orders", "products")}
         self.responder: Any = aggregate("it", settings, clients, self.wheel)
@@ -207,5 +207,6 @@ def mistakes(folder: Path, options: str) -> list[str]:
     try:
         load(str(path))
     except ConfigurationError as error:
-        return [f"{each.line - first} {str(each).partition('[aggregate it] ')[2]}" for each in error.problems]
+        problems = [each for each in error.problems if each.severity == "error"]
+        return [f"{each.line - first} {str(each).partition('[aggregate it] ')[2]}" for each in problems]
     return []

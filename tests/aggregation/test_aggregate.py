@@ -26,8 +26,8 @@ response = {user: user, recentOrders: orders[:5], recommendations: recommendatio
 
 def test_the_dashboard(tmp_path: Path) -> None:
     stage = Stage(tmp_path, DASHBOARD)
-    client = stage.ask(claims={"sub": "u/7"})
-    assert stage.lines == ["GET /users/u%2F7", "GET /orders?userId=u%2F7", "GET /products/recommendations"]
+    client = stage.ask(claims={"sub": "u 7"})
+    assert stage.lines == ["GET /users/u%207", "GET /orders?userId=u%207", "GET /products/recommendations"]
     stage[2].answer([{"id": 1}])
     stage[0].answer({"name": "Ada"})
     assert client.responses == []
@@ -414,6 +414,35 @@ def test_vary_names_the_fields_that_the_answer_depends_on(tmp_path: Path) -> Non
     client = stage.ask("GET", None, (b"X-Tenant", b"t"))
     stage[0].answer({})
     assert client.field(b"vary") == b"Accept-Language, x-tenant"
+
+
+@pytest.mark.parametrize(
+    ("options", "vary"),
+    [
+        ("call.a = users GET /\ncall.a.when = header.\"x-beta\" == 'yes'\n", b"x-beta"),
+        ('call.a = users GET /{header.X-Beta}\nresponse = {a: a, l: header."x-beta"}\n', b"x-beta"),
+        ("call.a = users GET /\nresponse = {a: a, h: header}\n", b"*"),
+        ("call.a = users GET /\nresponse = @\n", b"*"),
+        ("call.a = users GET /\nresponse = a[].header.x\n", None),
+    ],
+)
+def test_vary_names_the_fields_that_expressions_read(tmp_path: Path, options: str, vary: bytes | None) -> None:
+    stage = Stage(tmp_path, options)
+    client = stage.ask("GET", None, (b"X-Beta", b"yes"))
+    stage[0].answer([])
+    assert client.field(b"vary") == vary
+
+
+def test_a_failing_expression_says_nothing_of_the_answer(tmp_path: Path) -> None:
+    stage = Stage(
+        tmp_path, "call.a = users GET /\ncall.b = users GET /\ncall.b.select = abs(@)\nresponse = {n: abs(a)}\n"
+    )
+    client = stage.ask()
+    stage[0].answer("secret")
+    stage[1].answer("secret")
+    assert client.status == 502
+    assert "secret" not in str(client.json)
+    assert client.json["detail"] == "b: `select` failed: abs() takes number, and got string"
 
 
 # ---- failure ---------------------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def test_it_is_known_which_names_an_expression_reads(text: str, roots: set[str] 
     assert Expression(text).roots == roots
 
 
-@pytest.mark.parametrize("text", ["a[", "a..b", "{a: }", "", "a ] b", "foo(a"])
+@pytest.mark.parametrize("text", ["a[", "a..b", "{a: }", "", "a ] b", "foo(a", "foo(a)"])
 def test_an_expression_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         Expression(text)
@@ -76,6 +76,28 @@ def test_an_expression_that_is_none_is_refused(text: str) -> None:
 def test_a_function_that_gets_what_it_cannot_take_fails_clearly() -> None:
     with pytest.raises(ExpressionFailed, match="length"):
         Expression("length(a)")({"a": 7})
+
+
+@pytest.mark.parametrize("text", ["abs(a)", "length(a.b)", "join(',', b)", "max_by(b, &c)", "sum(b)"])
+def test_a_failure_says_nothing_of_what_a_service_answered(text: str) -> None:
+    with pytest.raises(ExpressionFailed) as caught:
+        Expression(text)({"a": "secret-1", "b": ["secret-2", {"c": "secret-3"}, {"c": 1}]})
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("lenght(a)", r"there is no function lenght\(\); did you mean length\?"),
+        ("a[].{n: sort_by(b, &nosuch(c))}", r"there is no function nosuch"),
+        ("abs(a, b)", r"abs\(\) takes 1 argument, and has 2"),
+        ("contains(a)", r"contains\(\) takes 2 arguments, and has 1"),
+        ("not_null()", r"not_null\(\) takes 1 or more arguments, and has 0"),
+    ],
+)
+def test_a_function_that_there_is_not_is_found_at_load(text: str, what: str) -> None:
+    with pytest.raises(ValueError, match=what):
+        Expression(text)
 
 
 def test_integers_stay_exact() -> None:

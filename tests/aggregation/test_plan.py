@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.aggregation.services import mistakes
+from apigw.gateway.catalogue import load
+from tests.aggregation.services import UPSTREAMS, mistakes
 
 
 def test_a_circle_is_told_with_its_way(tmp_path: Path) -> None:
@@ -62,6 +63,16 @@ def test_writes_that_need_a_later_write_are_a_circle(tmp_path: Path) -> None:
         ("call.a = users GET /\ncall.b = users GET /\nmax_calls = 1\n", ["3 max_calls: there are 2 calls; expected at least as many"]),
         ("call.a = users GET /\nforward_headers = Accept-Encoding\n", ["2 forward_headers: Accept-Encoding can't go on: it is set anew; expected other fields"]),
         ("call.a = users GET /\npass_headers = Content-Length\n", ["2 pass_headers: Content-Length can't go on: it is set anew; expected other fields"]),
+        ("call.a = users GET /{path.nr}\n", ["1 call.a: `path` has no {nr}; expected path = .../{nr}"]),
+        ("call.a = users GET /\nresponse = {n: path.nr}\n", ["2 response: `path` has no {nr}; expected path = .../{nr}"]),
+        ("call.a = users GET /50%\n", None),
+        ("call.a = users GET /\nresponse = lenght(a)\n", ["2 response: `lenght(a)`: there is no function lenght(); did you mean length?; expected a JMESPath expression"]),
+        ("call.a = users GET /\ncall.a.select = abs(@, @)\n", ["2 call.a.select: `abs(@, @)`: abs() takes 1 argument, and has 2; expected a JMESPath expression"]),
+        ("call.a = users GET /\ncall.a.when = header.\"X-Beta\" == 'yes'\n", ["2 call.a.when: X-Beta finds nothing: here names of fields are in small letters; expected x-beta"]),
+        ("call.a = users GET /\nmerge = deep\ncall.a.optional = yes\ncall.a.default = []\n", ["4 call.a.default: merge = deep takes objects alone, and its default is no object; expected merge = namespace"]),
+        ("call.a = users GET /{item}\nmerge = shallow\ncall.a.foreach = body.ids\n", ["3 call.a.foreach: merge = shallow takes objects alone, and foreach gives a list; expected merge = namespace"]),
+        ("call.a = users GET /\nstream = sse\npartial_status = 206\n", ["3 partial_status: a stream has each call's answer by itself, so partial_status does nothing"]),
+        ("class = json:dumps\nmax_calls = 5\n", ["1 class: `class` does all by itself, so max_calls does nothing; expected one of them"]),
         ("timeout = 3s\n", None),
         ("call.a = users GET /\nclass = json:dumps\n", None),
         ("class = json:nothing\n", None),
@@ -74,6 +85,17 @@ def test_each_mistake_is_told_at_its_line(tmp_path: Path, options: str, expected
         assert found[0].startswith(f"{options.count(chr(10))} ") or found[0].startswith("-1 "), found
     else:
         assert found == expected
+
+
+def test_what_is_known_of_a_caller_that_no_policy_knows_is_warned_of(tmp_path: Path) -> None:
+    text = UPSTREAMS + "[aggregate it]\npath = /it\ncall.user = users GET /{jwt.sub}\n"
+    for more, warned in (
+        ("", True),
+        ("policies = jwt main\n[jwt main]\nsecret = 0123456789abcdef0123456789abcdef\n", False),
+    ):
+        (tmp_path / "gw.ini").write_text(text + more)
+        warnings = [str(each) for each in load(str(tmp_path / "gw.ini")).warnings]
+        assert any("no policy says who the caller is, so `jwt` has no values" in each for each in warnings) is warned
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:

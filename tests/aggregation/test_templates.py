@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from unicodedata import normalize
+from urllib.parse import parse_qsl, unquote, unquote_to_bytes
 
 import pytest
 from hypothesis import given
@@ -16,15 +17,38 @@ NASTY = st.one_of(
     st.text(),
     st.text("/.\\?#%&=;:@ +\r\n\0\"'{}[],<>|é\u2028"),
     st.sampled_from(
-        ["..", ".", "../..", "a/../b", "..;x", "%2e%2e", "a\r\nX: y", "\0", 'a"b', "a?b#c", "", "a b", "💥"]
+        [
+            "%c0%ae",
+            "%252e%252e",
+            "\uff0e\uff0e",
+            "\uff0f",
+            "\u2025",
+            "%2f",
+            "%5c..",
+            ".%2e",
+            ";",
+            "..",
+            ".",
+            "../..",
+            "a/../b",
+            "..;x",
+            "%2e%2e",
+            "a\r\nX: y",
+            "\0",
+            'a"b',
+            "a?b#c",
+            "",
+            "a b",
+            "💥",
+        ]
     ),
 )
 
 
 def test_a_value_is_percent_encoded_where_it_stands() -> None:
     template = PathTemplate("/users/{query.id}/orders?page={query.page}&q={query.q|all}")
-    values = {"query": {"id": "a b/c", "page": "1&admin=1"}}
-    assert template.fill(values) == (b"/users/a%20b%2Fc/orders", b"page=1%26admin%3D1&q=all")
+    values = {"query": {"id": "a b?c", "page": "1&admin=1/.."}}
+    assert template.fill(values) == (b"/users/a%20b%3Fc/orders", b"page=1%26admin%3D1%2F..&q=all")
 
 
 @pytest.mark.parametrize(
@@ -58,6 +82,21 @@ def test_a_list_in_a_query_becomes_its_items() -> None:
         ("a/../b", "is `.` or `..`"),
         ("..;x", "is `.` or `..`"),
         ("..\\x", "is `.` or `..`"),
+        ("%2e%2e", "is `.` or `..`"),
+        ("%252e%252E", "is `.` or `..`"),
+        ("\uff0e\uff0e", "is `.` or `..`"),
+        ("\u2025", "is `.` or `..`"),
+        (".. ", "is `.` or `..`"),
+        ("a/b", "has a slash"),
+        ("/", "has a slash"),
+        ("a\\b", "has a slash"),
+        ("a%2Fb", "has a slash"),
+        ("a\uff0fb", "has a slash"),
+        (";x", "is empty"),
+        (" ", "is empty"),
+        ("%00", "control character"),
+        ("%250d", "control character"),
+        ("%c0%ae%c0%ae", "no text"),
         ("", "is empty"),
         ("a\0", "control character"),
         ("a\r\nb", "control character"),
@@ -70,6 +109,19 @@ def test_what_could_change_a_path_is_refused(value: Any, what: str) -> None:
     with pytest.raises(ValueFault, match=what) as caught:
         PathTemplate("/users/{query.id}/x").fill({"query": {"id": value}})
     assert caught.value.status == 400
+
+
+def test_slashes_are_sent_percent_encoded_where_that_is_allowed() -> None:
+    template = PathTemplate("/files/{path.rest}/{path.n}")
+    assert template.fill({"path": {"rest": "a b/c", "n": "7"}}, True) == (b"/files/a%20b%2Fc/7", None)
+    for value in ("../x", "a/..", "a//b", "/a", "a%2f..", "a\\.."):
+        with pytest.raises(ValueFault):
+            template.fill({"path": {"rest": value, "n": "7"}}, True)
+
+
+def test_a_value_within_quotes_can_not_end_them() -> None:
+    template = HeaderTemplate('x={query.a}, name="{query.a}"; y={query.a}')
+    assert template.fill({"query": {"a": 'b"\\'}}) == b'x=b"\\, name="b\\"\\\\"; y=b"\\'
 
 
 def test_dots_that_two_values_make_together_are_refused() -> None:
@@ -105,7 +157,8 @@ def test_content_that_is_neither_json_nor_a_form_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["x", "{query.x}", "/a b", "/a#b", "/a/../b", "/{query x}", "/a/{query.x", "http://x/"]
+    "text",
+    ["/50%", "/a%zz", "/a?b=%4", "x", "{query.x}", "/a b", "/a#b", "/a/../b", "/{query x}", "/a/{query.x", "http://x/"],
 )
 def test_a_path_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
@@ -123,7 +176,13 @@ def test_no_value_changes_the_shape_of_a_path_or_query(first: str, second: str) 
     segments = path.decode("ascii").split("/")
     assert [unquote(each) for each in segments] == ["", "users", first, "orders", second]
     assert "" not in segments[1:]
-    assert not any(part in {".", ".."} for each in segments for part in unquote(each).split("/"))
+    # A service that decodes before it looks, decodes twice, or makes full-width signs plain, sees the same segments.
+    for reading in (unquote(path.decode()), unquote(unquote(path.decode())), normalize("NFKC", unquote(path.decode()))):
+        seen = [each.partition(";")[0] for each in reading.replace("\\", "/").split("/")]
+        assert len(seen) == 5
+        assert not {"", ".", ".."} & set(seen[1:])
+    assert not {0, 10, 13} & set(unquote_to_bytes(unquote_to_bytes(path)))
+    assert not any(overlong in unquote_to_bytes(unquote_to_bytes(path)) for overlong in (b"\xc0\xae", b"\xc0\xaf"))
     assert parse_qsl(query.decode("ascii"), keep_blank_values=True) == [("x", first), ("y", second)]
 
 
