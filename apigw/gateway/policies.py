@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.threads import deferToThread
@@ -28,11 +29,13 @@ class BuiltPolicy:
     A policy that routes may list.
 
     :ivar layer: what goes into the route's onion: the policy, or its shadow.
+    :ivar files: the state of the files that it read when it was made.
     """
 
     settings: Any
     policy: Any
     layer: Any
+    files: Mapping[Path, object]
 
     @property
     def answers_preflights(self) -> bool:
@@ -60,6 +63,26 @@ async def _called(policy: Any, name: str) -> None:
             await result
 
 
+def _files(values: Mapping[str, Any]) -> Iterator[Path]:
+    for value in values.values():
+        if isinstance(value, Path):
+            yield value
+        elif isinstance(value, Mapping):
+            yield from _files(value)
+
+
+def _states(files: Iterable[Path]) -> dict[Path, object]:
+    """By which a file shows that it is another than it was."""
+    states: dict[Path, object] = {}
+    for file in files:
+        try:
+            about = file.stat()
+            states[file] = (about.st_mtime_ns, about.st_size, about.st_ino)
+        except OSError:
+            states[file] = None
+    return states
+
+
 class UnusablePolicy(ValueError):
     """
     A policy that its settings don't allow to be made.
@@ -79,8 +102,8 @@ def build_policies(
     built: dict[tuple[str, str], BuiltPolicy],
 ) -> list[UnusablePolicy]:
     """
-    Make all policies of the configuration. One whose settings did not change stays what it was, with its counters; as
-    long as the consumers and the list of revoked tokens that it may ask are the same.
+    Make all policies of the configuration. One whose settings and files did not change stays what it was, with its
+    counters; and if it asks for them, as long as the consumers and the list of revoked tokens are the same.
 
     :param built: gets them, by kind and name.
     :return: those that can't be made.
@@ -97,8 +120,11 @@ def build_policies(
 
     def make(kind: str, name: str, settings: Any) -> BuiltPolicy:
         former = before.get((kind, name))
-        if former is not None and former.settings == settings and unchanged and kind != "auth":
-            return former  # `auth` has no state of its own, and holds on to others that may have changed
+        if former is not None and former.settings == settings and former.files == _states(former.files):
+            # `auth` has no state of its own, and holds on to others that may have changed.
+            asks = former.policy.authenticates or kind == "python"
+            if kind != "auth" and (unchanged or not asks):
+                return former
         environment = Environment(
             kind=kind,
             name=name,
@@ -121,7 +147,8 @@ def build_policies(
             raise
         except (ValueError, OSError, LookupError) as error:
             raise UnusablePolicy((kind, name), str(error)) from error
-        return BuiltPolicy(settings, made, layer(made, settings, environment))
+        files = {*_files(dict(settings)), *getattr(made, "files", ())}
+        return BuiltPolicy(settings, made, layer(made, settings, environment), _states(files))
 
     unusable: dict[tuple[str, str], UnusablePolicy] = {}
     for (kind, name), settings in configuration.policies.items():

@@ -60,10 +60,11 @@ class Busy(GatewayError):
 class _Place:
     """What one key has: how many at work, and who waits."""
 
-    __slots__ = ("busy", "waiting")
+    __slots__ = ("admitting", "busy", "waiting")
 
     def __init__(self) -> None:
         self.busy = 0
+        self.admitting = False
         self.waiting: deque[Callable[[], None]] = deque()
 
 
@@ -140,10 +141,14 @@ class Concurrency(Policy[Settings]):
 
     def _free(self, key: object, place: _Place) -> None:
         """A place is free: the next one in the queue has it, or nobody."""
-        if place.waiting:
-            place.waiting.popleft()()
-            return
         place.busy -= 1
+        if place.admitting:
+            return  # it was answered at once: the loop below goes on, or a long queue would need a deep stack
+        place.admitting = True
+        while place.waiting and place.busy < self.settings.limit:
+            place.busy += 1
+            place.waiting.popleft()()
+        place.admitting = False
         if not place.busy:
             del self._places[key]
 

@@ -221,7 +221,7 @@ async def test_a_bad_file_changes_nothing_and_is_shown_everywhere(tmp_path: Path
         assert await metric(gateway, "apigw_config_last_reload_success") == ["apigw_config_last_reload_success 1.0"]
 
 
-class Failing:
+class Failing(Resource):
     """A resource's class that can't make one."""
 
     def __init__(self) -> None:
@@ -312,3 +312,25 @@ async def test_many_reloads_leave_nothing_behind(tmp_path: Path, origin: Origin,
         gc.collect()
         assert len(os.listdir("/proc/self/fd")) <= descriptors
         assert len(gc.get_objects()) - objects < 50 * count
+
+
+async def test_a_limit_keeps_what_it_counted_while_others_are_changed(tmp_path: Path, origin: Origin) -> None:
+    base = upstream(origin.port) + route("/", "policies = rate_limit one") + "[rate_limit one]\nrate = 2/h\n"
+    consumer = f"[consumer new]\nkeys = sha256:{'0' * 64}\n"
+    async with running(tmp_path, base) as gateway:
+        assert (await gateway.get("/")).status == 200
+        await gateway.reload(base + consumer)
+        assert (await gateway.get("/")).status == 200
+        assert (await gateway.get("/")).status == 429
+
+
+async def test_files_that_policies_read_are_read_again_when_they_changed(tmp_path: Path, origin: Origin) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object"}')
+    text = upstream(origin.port) + route("/", "policies = json_schema s") + f"[json_schema s]\nrequest = {schema}\n"
+    content = ("Content-Type", "application/json")
+    async with running(tmp_path, text) as gateway:
+        assert (await gateway.get("/", content, method="POST", body=b"[]")).status == 400
+        schema.write_text('{"type": "array"}')
+        await gateway.reload(text)
+        assert (await gateway.get("/", content, method="POST", body=b"[]")).status == 200

@@ -132,3 +132,13 @@ def test_in_shadow_nobody_waits_and_nobody_is_refused() -> None:
     assert [outcome.status for outcome in outcomes] == [200, 200]
     assert busy.world.counts == {"would_deny": 1}
     assert busy.policy.at_work() == 0
+
+
+def test_a_long_queue_of_requests_that_are_answered_at_once_needs_no_deep_stack() -> None:
+    busy = Busy(limit="1", queue="5000")
+    busy.ask()
+    waiting = [run(busy.layer, request(), lambda _request, done: done(Response(401))) for _ in range(5000)]
+    busy.answer()
+    assert {outcome.status for outcome in waiting} == {401}
+    assert busy.policy.at_work() == 0
+    assert busy.world.timers == []
