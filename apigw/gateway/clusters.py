@@ -60,6 +60,7 @@ class Upstream:
         self._shared = shared
         self._heads = ResponseHeads()
         self._tls: ClientTLS | None = None
+        self._checks: dict[Target, Pool] = {}  # their own connections: a target that is full is not ill
         self.prober: Prober | None = None
         self.discovery: Discovery | None = None
         rng = Random()
@@ -80,6 +81,7 @@ class Upstream:
             budget=self.budget.counts if repeats or settings.hedge.after is not None else None,
         )
         self.targets.on_gone(self._gone)
+        self.targets.on_silent(self._abandon)
         self.targets.listen(log_targets(name))
         self.cluster = Cluster(
             name,
@@ -184,6 +186,8 @@ class Upstream:
             self._shared.ticks.remove(self.targets.tick)
         if self.discovery is not None:
             self.discovery.stop()
+        for target in [*self._checks]:
+            self._forget_checks(target)
         for target in self.targets.targets:
             target.pool.close()
         self.targets.close()
@@ -232,14 +236,25 @@ class Upstream:
                 continue
             if target.pool is not None:
                 target.pool.close()  # the same address by another name, which TLS and Host go by
+                self._forget_checks(target)
             else:
                 target.cells = self._shared.metrics.target(self.name, target.name)
-            target.pool = self._pool(target)
+            target.pool = self._pool(target, self._most_requests)
 
     def _gone(self, target: Target) -> None:
         """The last request of a target that is no longer asked for has ended."""
         target.pool.close()
         self._shared.metrics.forget_target(self.name, target.name)
+        self._forget_checks(target)
+
+    def _forget_checks(self, target: Target) -> None:
+        if (pool := self._checks.pop(target, None)) is not None:
+            pool.abort()
+
+    def _abandon(self, target: Target) -> None:
+        """It hangs: what waits for it is sent to others, as far as retries may be."""
+        if self._elsewhere(target):
+            target.pool.abandon()
 
     def _breaker(self, target: Target, now: float) -> Breaker:
         if self._one_breaker is not None:
@@ -287,7 +302,7 @@ class Upstream:
             host = f"{host}:{target.port}"
         return host.encode()
 
-    def _pool(self, target: Target) -> Pool:
+    def _pool(self, target: Target, most: int) -> Pool:
         settings = self.settings
         name = target.spec.found_as or target.host
         if target.scheme == "https" and self._tls is None:
@@ -313,7 +328,7 @@ class Upstream:
             self._heads,
             host=self._host(target),
             base_path=target.base_path.encode(),
-            max_connections=self._most_requests,
+            max_connections=most,
             max_idle=settings.pool.max_idle,
             max_waiting=settings.pool.queue,
             queue_timeout=settings.pool.queue_timeout,
@@ -324,8 +339,11 @@ class Upstream:
 
     def _ask_target(self, target: Target, method: str, path: str, timeout: float) -> Awaitable[TreqResponse]:
         """A request to this target, past balancer, breaker, retries and counts."""
+        pool = self._checks.get(target)
+        if pool is None:
+            pool = self._checks[target] = self._pool(target, 0)
         asked = Target(target.spec)
-        asked.pool, asked.cells = target.pool, _NoCells()
+        asked.pool, asked.cells = pool, _NoCells()
         cluster = Cluster(self.name, OneTarget(asked), self._shared.wheel, self._shared.later)
         client = UpstreamClient(self.name, Forward(cluster), clock=self._shared.clock)
         return client.request(method, path, timeout=timeout, unbuffered=True)

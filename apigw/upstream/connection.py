@@ -41,6 +41,9 @@ class Exchange(Protocol):
     def released(self, *, aborted: bool = False) -> None:
         """The connection is done with this exchange. ``aborted``: in the middle of the response's content."""
 
+    def abandoned(self) -> None:
+        """The target is known to be silent: whoever may ask another does."""
+
     def upload_paused(self) -> None: ...
 
     def upload_resumed(self) -> None: ...
@@ -389,6 +392,11 @@ class UpstreamConnection(asyncio.Protocol):
         self.abort()
         if body is not None:  # whoever reads it must not wait for the rest
             body.fail(ClientGone("the exchange was cancelled"))
+
+    def abandon(self) -> None:
+        """The target is known to be silent: an exchange without an answer may go elsewhere."""
+        if self._exchange is not None and self._body is None:
+            self._exchange.abandoned()
 
     def abort(self) -> None:
         """Cut the connection."""

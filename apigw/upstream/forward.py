@@ -20,7 +20,7 @@ from apigw.exchange.problem import problem
 from apigw.exchange.request import Request
 from apigw.exchange.responder import Done
 from apigw.exchange.response import Response
-from apigw.http.dates import http_date
+from apigw.http.dates import http_date, retry_after
 from apigw.http.deadline import remaining
 from apigw.http.fields import serialise
 from apigw.http.h1_heads import ResponseHead
@@ -324,6 +324,23 @@ class Exchange:
         else:
             self._again(attempt, delay, now)
 
+    def abandoned(self) -> None:
+        """The target is known to be silent: go elsewhere, if that is allowed; else wait on, it may come back."""
+        attempt, connection = self._attempt, self._connection
+        if attempt is None or self._done is None:
+            return
+        now = self._cluster.clock()
+        delay = self._delay("connect" if connection is None else "reset", 0, now)
+        if delay is None:
+            return
+        attempt.failed("timeout", now)
+        attempt.target.cells.observe(0)
+        if connection is None:
+            attempt.target.pool.withdraw(self)
+        else:
+            connection.cancel()
+        self._again(attempt, delay, now)
+
     def released(self, *, aborted: bool = False) -> None:
         """The connection is free of us."""
         self._connection = None
@@ -430,4 +447,4 @@ class Exchange:
 
 def _retry_after(head: ResponseHead) -> float | None:
     value = head.headers.get(b"retry-after")
-    return float(value) if value is not None and value.isdigit() and len(value) < 9 else None
+    return None if value is None else retry_after(value)

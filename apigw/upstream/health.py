@@ -151,6 +151,7 @@ class Prober:
                 self.targets.seen_alive(target, now)
                 return
             self._keep_out(target, now, self._eject_interval)
+            self.targets.silent(target)
             if self._silent(target):
                 watched.wait(self._eject_interval)
             else:
@@ -172,6 +173,8 @@ class Prober:
             self._keep_out(target, now, self.health.interval)
             if watched.streak >= needed:
                 self.targets.probed(target, False, now, unreachable=not verdict.answered, why=verdict.why)
+            if not verdict.answered:
+                self.targets.silent(target)
         settled = verdict.ok and not target.probe_failed and not target.ejected_until
         interval = self.health.interval if settled else min(self.health.fast_interval, self.health.interval)
         watched.wait(interval * (1 + self.health.jitter * (2 * self._rng.random() - 1)))
@@ -214,9 +217,9 @@ class Prober:
             self._watched.pop(target).stop()
         elif self._silent(target) and watched is None and not target.gone:
             watched = self._watched[target] = _Watched(self, target)
-            watched.wait(self._eject_interval)
+            watched.wait(0.0 if target.hung else self._eject_interval)
         elif self._always and watched is not None and target.ejected_until:
-            watched.hurry(self.health.fast_interval)
+            watched.hurry(0.0 if target.hung else self.health.fast_interval)
 
 
 class _Watched:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from apigw.exchange.errors import GatewayError, GatewayFault, UpstreamFault
+from apigw.exchange.errors import GatewayError, UpstreamFault
 from apigw.http.h1_heads import ResponseHeads
 from apigw.net.timers import Wheel
 from apigw.upstream.connection import UpstreamConnection
@@ -27,6 +27,9 @@ class Waiter(Protocol):
 
     def unconnected(self, error: GatewayError) -> None:
         """There is no connection to be had."""
+
+    def abandoned(self) -> None:
+        """The target is known to be silent."""
 
 
 Dial = Callable[
@@ -132,7 +135,7 @@ class Pool:
         may_dial = not self.max_connections or self.open < self.max_connections
         if not may_dial and len(self._waiting) - len(self._dialling) >= self.max_waiting:
             waiter.unconnected(
-                GatewayFault(
+                UpstreamFault(
                     "the service has all the requests that it may have, and the queue is full",
                     status=503,
                     reason="upstream_overloaded",
@@ -182,6 +185,13 @@ class Pool:
     def reopen(self) -> None:
         """Keep connections again."""
         self._closed = False
+
+    def abandon(self) -> None:
+        """The target is known to be silent: requests without an answer may go elsewhere."""
+        for connection in [*self.connections]:
+            connection.abandon()
+        for _, waiter in [*self._waiting]:
+            waiter.abandoned()
 
     def abort(self) -> None:
         """Cut all."""
@@ -233,7 +243,7 @@ class Pool:
                 return since + self.queue_timeout
             self._waiting.popleft()
             waiter.unconnected(
-                GatewayFault(
+                UpstreamFault(
                     "no connection to the service became free in time",
                     status=503,
                     reason="upstream_queue_timeout",

@@ -110,6 +110,7 @@ class TargetSet:
         self._listeners: list[Changed] = []
         self._on_update: list[Callable[[], None]] = []
         self._on_gone: list[Callable[[Target], None]] = []
+        self._on_silent: list[Callable[[Target], None]] = []
 
     # Choosing.
 
@@ -380,6 +381,16 @@ class TargetSet:
     def on_gone(self, close: Callable[[Target], None]) -> None:
         """Call ``close(target)`` when a target is no longer asked for and its last request is over."""
         self._on_gone.append(close)
+
+    def on_silent(self, abandon: Callable[[Target], None]) -> None:
+        """Call ``abandon(target)`` when a check of a target that is out for giving no answer got none either."""
+        self._on_silent.append(abandon)
+
+    def silent(self, target: Target) -> None:
+        """A check got no answer. If that is what the target is out for, it hangs for certain, and is not just slow."""
+        if target.probe_silent or (target.ejected_until and target.unreachable):
+            for abandon in self._on_silent:
+                abandon(target)
 
     def describe(self, now: float) -> dict[str, Any]:
         """The upstream's health, JSON-able: ``healthy``, ``degraded`` (some are not) or ``unhealthy`` (none is)."""
