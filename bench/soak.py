@@ -215,10 +215,13 @@ async def soak(folder: Path, seconds: float, *, rate: float = 300, seed: int = 1
         seen.failed = sum(each.status != 200 for each in outcomes)
         for each in outcomes:
             seen.statuses[each.status] = seen.statuses.get(each.status, 0) + 1
+        logged = (folder / "access.log").read_text().splitlines()
         for each in outcomes:
             if not each.status:
                 when = end - each.began
                 seen.unanswered.append(f"{each.error} after {each.took:.3f} s, {when:.1f} s before the end")
+                path = f'"{each.error.partition(":")[0]}"'
+                seen.unanswered += [f"    {line}" for line in logged if path in line] or ["    not in the access log"]
         log = (folder / "gateway.log").read_text()
         seen.errors = [line for line in log.splitlines() if "Traceback" in line]
     return seen

@@ -6,6 +6,7 @@ not spared), each with its number in its path, each answer held against it.
 from __future__ import annotations
 
 import asyncio
+import select
 from collections import Counter
 from dataclasses import dataclass, field
 from time import monotonic
@@ -32,10 +33,18 @@ class _Client(asyncio.Protocol):
         self.transport: asyncio.Transport
         self.waiting: asyncio.Future[tuple[int, bytes]] | None = None
         self.closed = False
+        self.idle_since = 0.0  # 0: it was never used
         self._buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
+
+    @property
+    def readable(self) -> bool:
+        """Whether there is something to read: between two requests, that is the end."""
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -56,7 +65,9 @@ class _Client(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         if self.waiting is not None and not self.waiting.done():
-            self.waiting.set_exception(ConnectionResetError())
+            how = "reset" if exc is not None else "closed"
+            kept = f"{monotonic() - self.idle_since:.3f} s after its last answer" if self.idle_since else "new"
+            self.waiting.set_exception(ConnectionResetError(f"{how}, {kept}, {len(self._buffer)} bytes"))
 
 
 @dataclass
@@ -110,7 +121,7 @@ class Steady:
                 status, body = await self._ask(number)
                 right = body == number
         except (OSError, TimeoutError) as error:
-            failure = type(error).__name__
+            failure = f"{self.path.decode()}{number.decode()}: {type(error).__name__} {error}"
         self.outcomes.append(Outcome(began, monotonic() - began, status, right, failure))
 
     async def _ask(self, number: bytes) -> tuple[int, bytes]:
@@ -118,7 +129,7 @@ class Steady:
         client = None
         while self._idle and client is None:
             kept = self._idle.pop()
-            client = None if kept.closed else kept
+            client = None if kept.closed or kept.readable else kept
         if client is None:
             _, client = await loop.create_connection(_Client, "127.0.0.1", self.port)
         waiting = client.waiting = loop.create_future()
@@ -128,6 +139,7 @@ class Steady:
         except BaseException:
             client.transport.abort()
             raise
+        client.idle_since = monotonic()
         self._idle.append(client)
         return answer
 

@@ -14,6 +14,10 @@ Not here: parsing (``apigw.http``), TLS (``apigw.net.tls`` stands between the so
 from __future__ import annotations
 
 import asyncio
+import os
+import select
+import socket
+from contextlib import suppress
 
 from apigw.downstream.h1_requests import DRAIN_GRACE, EOF_GRACE, LINGER
 from apigw.downstream.h1_responses import ResponseWriter
@@ -159,9 +163,28 @@ class H1Channel(ResponseWriter):
             return self._head_since + limits.head
         until = self._activity + (DRAIN_GRACE if self.site.draining else limits.keepalive)
         if now >= until:
-            transport.close()
-            return now + limits.body
+            return now + limits.body if self._close_idle(transport) else now
         return until
+
+    def _close_idle(self, transport: asyncio.Transport) -> bool:
+        """
+        Close between two requests; False if the client has sent something that the loop did not come to yet.
+
+        The FIN goes out at once: ``close()`` waits for all that the loop has to do before, and a request that comes in
+        that time would be answered by a reset.
+        """
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.fileno() >= 0:
+            with socket.socket(fileno=os.dup(sock.fileno())) as ours:
+                poll = select.poll()
+                poll.register(ours, select.POLLIN)
+                if poll.poll(0):
+                    return False
+                if self.site.scheme == b"http":  # TLS says goodbye before
+                    with suppress(OSError):
+                        ours.shutdown(socket.SHUT_WR)
+        transport.close()
+        return True
 
     # Going away
 
@@ -178,9 +201,7 @@ class H1Channel(ResponseWriter):
             self._close = True
         elif not self._linger and not self._head_since:
             until = self._activity + DRAIN_GRACE
-            if self.site.clock() >= until:
-                self._transport.close()
-            else:
+            if self.site.clock() < until or not self._close_idle(self._transport):
                 self.site.wheel.watch(self, until)
 
     def abort(self) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from twisted.internet.defer import gatherResults
 
+from apigw.downstream.h1_channel import H1Channel
 from tests.gateway.running import Gateway, request, route, running, upstream
 from tests.origins import (
     BODY,
@@ -143,6 +145,24 @@ async def test_a_service_that_comes_back_is_served_at_once(tmp_path: Path) -> No
         again = await Origin([reply(200, b"two")]).start(origin.port)
         assert (await gateway.get("/x")).body == b"two"
         await again.stop()
+
+
+async def test_a_request_that_arrives_as_the_keep_alive_time_ends_is_answered(tmp_path: Path) -> None:
+    async with running(tmp_path, route("/", "respond = 200")) as gateway:
+        loop = asyncio.get_running_loop()
+        with socket.create_connection(("127.0.0.1", gateway.port())) as client:
+            client.setblocking(False)
+            await loop.sock_sendall(client, request("/"))
+            assert b" 200 " in await loop.sock_recv(client, 4096)
+            (site,) = (listening.site for listening in gateway.service.listening.values())
+            (channel,) = cast("set[H1Channel]", site.connections)
+            client.send(request("/"))  # the loop has not come to it yet
+            late = site.clock() + site.limits.keepalive
+            channel.check(late)
+            channel.drain()
+            assert b" 200 " in await loop.sock_recv(client, 4096)
+            channel.check(late + site.limits.keepalive)
+            assert await loop.sock_recv(client, 4096) == b""
 
 
 async def test_a_client_that_leaves_ends_its_request(tmp_path: Path) -> None:
