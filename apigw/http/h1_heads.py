@@ -33,6 +33,9 @@ _ADDRESSES = frozenset((b"location", b"content-location", b"refresh", b"set-cook
 
 _NOT_PASSED = HOP_BY_HOP | {LOOKALIKE}
 
+LONGEST_RESPONSE_HEAD = 64 * 1024
+"""Bytes of a response's head (Envoy's default is 60 KiB, nginx's 4-8 KiB is a common complaint)."""
+
 _MOST_REMEMBERED = 1024
 _LONGEST_REMEMBERED = 4096
 
@@ -280,6 +283,8 @@ class ResponseHeads:
         """
         head = self._remembered.get(block)
         if head is None:
+            if len(block) > LONGEST_RESPONSE_HEAD:
+                raise _upstream_protocol("its head is too long")
             head = ResponseHead(block)
             if len(block) <= _LONGEST_REMEMBERED:
                 if len(self._remembered) >= _MOST_REMEMBERED:

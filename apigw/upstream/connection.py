@@ -17,11 +17,8 @@ from apigw.exchange.body import Body
 from apigw.exchange.errors import ClientGone, GatewayError, UpstreamFault
 from apigw.exchange.headers import Pair
 from apigw.http.chunked import ChunkedReader, MalformedChunks, chunk, last_chunk
-from apigw.http.h1_heads import ResponseHead, ResponseHeads
+from apigw.http.h1_heads import LONGEST_RESPONSE_HEAD, ResponseHead, ResponseHeads
 from apigw.net.timers import Wheel
-
-LONGEST_HEAD = 64 * 1024
-"""Bytes of a response's head (Envoy's default is 60 KiB, nginx's 4-8 KiB is a common complaint)."""
 
 
 class Exchange(Protocol):
@@ -118,8 +115,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
-        self._activity = self._pool.wheel.clock()
         if self._body is not None:
+            self._activity = self._pool.wheel.clock()
             self._take(data)
             return
         if self._exchange is None:
@@ -223,7 +220,7 @@ class UpstreamConnection(asyncio.Protocol):
     # Receiving
 
     def _incomplete_head(self, data: bytes) -> None:
-        if len(data) > LONGEST_HEAD:
+        if len(data) > LONGEST_RESPONSE_HEAD + 3:
             raise UpstreamFault("the service's answer has too long a head", reason="upstream_protocol_error")
         if data.count(b"\n") != data.count(b"\r\n") or not b"HTTP/1.".startswith(data[:7]):
             raise UpstreamFault(
@@ -235,6 +232,7 @@ class UpstreamConnection(asyncio.Protocol):
         exchange = self._exchange
         assert exchange is not None
         self._headed = True
+        self._activity = self._pool.wheel.clock()  # not before: the time is for the whole head
         if head.close:
             self._keep = False
         status = head.status

@@ -292,6 +292,8 @@ for status_line in (
 for field in (b"X: 1\r\n 2", b"X: 1\n2", b"X: 1\r2", b"X: \0", b": 1", b"X", b"X Y: 1", b"X\0: 1"):
     bad(f"field {field!r}", "RFC 9112 5", OK + field + b"\r\nContent-Length: 0\r\n\r\n")
 bad("a head without end", S, OK + b"X: " + b"a" * 70000)
+bad("a long head", S, OK + b"X: " + b"a" * 66000 + b"\r\nContent-Length: 0\r\n\r\n")
+bad("a head of too many fields", S, OK + b"X: 1\r\n" * 20000 + b"Content-Length: 0\r\n\r\n")
 bad("nonsense without end", S, b"\x15\x03\x01\x00\x02\x02")
 bad("nothing", "RFC 9112 8", b"", "upstream_reset", end="close")
 bad("a reset at once", "RFC 9112 8", b"", "upstream_reset", end="reset")

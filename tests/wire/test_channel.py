@@ -466,6 +466,19 @@ def test_a_service_that_does_not_answer() -> None:
     assert not path.pool.connections
 
 
+@pytest.mark.parametrize("pieces", [[b"H", b"TT", b"P/"], [b"HTTP/1.1 103 Early Hints\r\n\r\n"] * 3])
+def test_a_service_that_never_comes_to_its_answer(pieces: list[bytes]) -> None:
+    path = Path(pool={"response_timeout": 5.0})
+    path.client.send(get())
+    for piece in pieces:
+        path.origin.send(piece)
+        path.advance(1.5)
+    assert path.finished == []
+    path.advance(1.0)
+    assert path.finished[-1][:2] == (504, "upstream_timeout")
+    assert path.origin.aborted
+
+
 def test_a_service_that_stops_in_the_middle() -> None:
     path = Path(pool={"idle_timeout": 5.0})
     path.client.send(get())
