@@ -14,7 +14,7 @@ Not here: a single request (``asking``), the response (``answer``).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 from typing import Any
 
@@ -67,6 +67,18 @@ class Workplace:
         self.max_calls = max_calls
         self.max_answers = max_answers
         self.running = 0
+
+    def take_over(self, former: Workplace, unchanged: Container[str]) -> None:
+        """
+        Go on with the answers that ``former`` kept, for calls that are as they were.
+
+        :param unchanged: names of the upstreams that are.
+        """
+        before = {call.name: call for call in former.plan.calls}
+        for call in self.plan.calls:
+            was = before.get(call.name)
+            if was is not None and was.settings == call.settings and call.asking.upstream in unchanged:
+                self.kept[call.index] = former.kept[was.index]
 
 
 class Run:
@@ -181,16 +193,33 @@ class Run:
         deadlines = place.call_deadlines[call.index]
         if deadlines is not None:
             deadlines.add(ask, ask.started)
+        if kept is not None and kept.waits(ask, partial(self._shared, ask)):
+            return
         if place.saga and call.writes:
             self._log("begins", call)
         ask.send(self.request, self._trace)
 
+    def _shared(self, ask: Ask, outcome: Outcome | None) -> None:
+        """The same request of another run is over, and this is the answer; None: there is none for this run."""
+        if ask not in self._active:
+            return
+        if outcome is None:
+            ask.send(self.request, self._trace)
+            return
+        call, each = self._active.pop(ask)
+        self._unwatch(call, ask)
+        outcome.seconds = self._place.services.clock() - ask.started
+        self._pass_on(call, each, ask, outcome)
+
+    def _unwatch(self, call: Call, ask: Ask) -> None:
+        deadlines = self._place.call_deadlines[call.index]
+        if deadlines is not None:
+            deadlines.remove(ask)
+
     def _told(self, ask: Ask, outcome: Outcome) -> None:
         call, each = self._active.pop(ask)
         place = self._place
-        deadlines = place.call_deadlines[call.index]
-        if deadlines is not None:
-            deadlines.remove(ask)
+        self._unwatch(call, ask)
         if outcome.state is OK:
             self._size += outcome.size
             if self._size > place.max_answers:
@@ -201,9 +230,9 @@ class Run:
                     outcome.value = call.settings.select(outcome.value)
                 except ExpressionFailed as error:
                     outcome = failed(reason="call_expression_failed", fault=502, detail=f"`select` failed: {error}")
-            kept = place.kept[call.index]
-            if kept is not None and outcome.state is OK:
-                kept.put(ask.prepared, outcome, outcome.at)
+        kept = place.kept[call.index]
+        if kept is not None:
+            kept.over(ask, outcome)
         if place.saga and call.writes:
             self._log("is done" if outcome.state is OK else f"failed: {outcome.reason}", call)
         self._pass_on(call, each, ask, outcome)
@@ -259,9 +288,10 @@ class Run:
             if outcome is not None and self.outcomes[call.index].state is not FAILED:
                 self.outcomes[call.index] = outcome
             del self._active[ask]
-            deadlines = self._place.call_deadlines[call.index]
-            if deadlines is not None:
-                deadlines.remove(ask)
+            self._unwatch(call, ask)
+            kept = self._place.kept[call.index]
+            if kept is not None:
+                kept.over(ask, None)
         if not self._active:
             self._take_back()
 
@@ -288,7 +318,7 @@ class Run:
                 continue
             ask = Ask(place.services, call.undo, prepared, partial(self._undid, call))
             place.deadlines.add(ask, ask.started)
-            self._log("is undone", call)
+            self._log("is being undone", call)
             ask.send(self.request, self._trace)
             return
         self._end()

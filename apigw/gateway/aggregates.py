@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from apigw.aggregation.aggregate import aggregate
+from apigw.aggregation.aggregate import Aggregate, aggregate
 from apigw.aggregation.batch import Batch
 from apigw.aggregation.plan import mistakes
 from apigw.aggregation.settings import AggregateSettings, BatchSettings
@@ -57,6 +57,24 @@ def show_tree(responders: Iterable[Responder], root: GatewayResource) -> None:
     for responder in responders:
         if isinstance(responder, Batch):
             responder.use(root.route, root.normalise, _count)
+
+
+def keep_answers(
+    former: Mapping[str, Responder], responders: Mapping[str, Responder], old: Configuration, new: Configuration
+) -> None:
+    """Let aggregates go on with the answers that they kept before a reload, where nothing changed for them."""
+
+    def same(name: str) -> bool:
+        if name in new.upstreams:
+            return bool(old.upstreams.get(name) == new.upstreams[name])
+        split = new.of("split").get(name)
+        return bool(split == old.of("split").get(name)) and all(same(each) for each in getattr(split, "upstreams", ()))
+
+    unchanged = {name for name in (*new.upstreams, *new.of("split")) if same(name)}
+    for name, responder in responders.items():
+        before = former.get(name)
+        if isinstance(responder, Aggregate) and isinstance(before, Aggregate):
+            responder.place.take_over(before.place, unchanged)
 
 
 def _count(request: Request, status: int, seconds: float) -> None:

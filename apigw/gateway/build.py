@@ -16,7 +16,7 @@ from typing import Any
 
 from apigw.config.configuration import Configuration
 from apigw.exchange.responder import Responder
-from apigw.gateway.aggregates import aggregate_route, batch_route, show_tree
+from apigw.gateway.aggregates import aggregate_route, batch_route, keep_answers, show_tree
 from apigw.gateway.clusters import build_upstream
 from apigw.gateway.environment import Shared
 from apigw.gateway.policies import BuiltPolicy, build_policies
@@ -35,7 +35,7 @@ class Generation:
 
     :ivar root: the resource tree. :ivar revocations: the list of revoked tokens, if there is one.
     :ivar facts: what is known of each route, in the order of the file.
-    :ivar resources: what was mounted, by class and path.
+    :ivar resources: what was mounted, by class and path. :ivar aggregates: what answers for each ``[aggregate]``.
     """
 
     configuration: Configuration
@@ -45,6 +45,7 @@ class Generation:
     revocations: Revocations | None = None
     facts: list[RouteFacts] = field(default_factory=list)
     resources: dict[tuple[Any, str], Responder] = field(default_factory=dict)
+    aggregates: dict[str, Responder] = field(default_factory=dict)
 
 
 def build(configuration: Configuration, shared: Shared, before: Generation | None) -> Generation:
@@ -72,6 +73,7 @@ def build(configuration: Configuration, shared: Shared, before: Generation | Non
     rules: list[Rule[PrefixResource]] = []
     responders: list[Responder] = []
     resources: dict[tuple[Any, str], Responder] = {}
+    aggregates: dict[str, Responder] = {}
     for section in configuration.order:
         kind, name = section
         build_route = _ROUTES.get(kind)
@@ -86,14 +88,18 @@ def build(configuration: Configuration, shared: Shared, before: Generation | Non
             responder = build_route(settings, route, shared, upstreams)
         if kind == "resource":
             resources[settings.class_, settings.path] = responder
+        elif kind == "aggregate":
+            aggregates[name] = responder
         responders.append(responder)
         facts.append(route)
         listed = configuration.policies_of(getattr(settings, "policies", ())) if kind != "health" else ()
         rules.append(rule(settings, route, responder, policies=policies, listed=listed, order=len(rules)))
     root = GatewayResource(rules)
     show_tree(responders, root)
+    if before is not None:
+        keep_answers(before.aggregates, aggregates, before.configuration, configuration)
     revocations = shared.revocations(configuration.of("revocation").get(""))
-    return Generation(configuration, upstreams, policies, root, revocations, facts, resources)
+    return Generation(configuration, upstreams, policies, root, revocations, facts, resources, aggregates)
 
 
 def _health(settings: Any, route: RouteFacts, shared: Shared, upstreams: Upstreams) -> Responder:

@@ -269,6 +269,76 @@ def test_an_answer_is_kept_for_the_same_request(tmp_path: Path) -> None:
     assert len(stage.asked) == 3
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ((b"Set-Cookie", b"sid=1"),),
+        ((b"Cache-Control", b"max-age=60, Private"),),
+        ((b"Cache-Control", b"no-store"),),
+        ((b"Vary", b"Accept, *"),),
+    ],
+)
+def test_an_answer_for_one_caller_is_not_kept(tmp_path: Path, fields: Any) -> None:
+    stage = Stage(tmp_path, "call.x = users GET /\ncall.x.cache = 30s\n")
+    stage.ask()
+    second = stage.ask()
+    assert len(stage.asked) == 1
+    stage[0].answer({"n": 1}, 200, *fields)
+    assert len(stage.asked) == 2
+    assert second.responses == []
+    stage[1].answer({"n": 2})
+    assert second.json == {"x": {"n": 2}}
+    assert second.field(b"set-cookie") is None
+    assert stage.at_rest
+
+
+def test_the_same_request_is_made_once_for_all_who_want_it_at_the_same_time(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "call.x = users GET /{query.a}\ncall.x.cache = 30s\ncall.x.select = n\n")
+    clients = [stage.ask("GET", b"a=1") for _ in range(3)]
+    other = stage.ask("GET", b"a=2")
+    assert stage.lines == ["GET /1", "GET /2"]
+    stage[0].answer({"n": [1]})
+    assert [client.json for client in clients] == [{"x": [1]}] * 3
+    stage[1].answer({"n": [2]})
+    assert other.json == {"x": [2]}
+    assert stage.at_rest
+
+
+@pytest.mark.parametrize("how", ["leaves", "fails", "late"])
+def test_those_that_wait_for_anothers_request_ask_themselves_if_it_comes_to_nothing(tmp_path: Path, how: str) -> None:
+    stage = Stage(tmp_path, "call.x = users GET /\ncall.x.cache = 30s\ntimeout = 3s\n")
+    first = stage.ask()
+    stage.pass_time(2)
+    waiting, gone = stage.ask(), stage.ask()
+    gone.request.cancel()
+    assert len(stage.asked) == 1
+    if how == "leaves":
+        first.request.cancel()
+    elif how == "fails":
+        stage[0].answer({}, 500)
+    else:
+        stage.pass_time(1.5)
+        assert first.status == 504
+    assert len(stage.asked) == 2
+    stage[1].answer({"n": 1})
+    assert waiting.json == {"x": {"n": 1}}
+    assert gone.responses == []
+    assert stage.at_rest
+
+
+def test_who_waits_for_anothers_request_has_a_time_limit_as_well(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "call.x = users GET /\ncall.x.cache = 30s\ncall.x.timeout = 1s\n")
+    first = stage.ask()
+    stage.pass_time(0.5)
+    second = stage.ask()
+    stage.pass_time(0.6)
+    assert first.status == 504
+    stage.pass_time(0.6)
+    assert second.status == 504
+    assert [each.cancelled for each in stage.asked] == [True, True]
+    assert stage.at_rest
+
+
 def test_a_failure_is_not_kept(tmp_path: Path) -> None:
     stage = Stage(tmp_path, "call.x = users GET /\ncall.x.cache = 30s\n")
     stage.ask()

@@ -114,3 +114,22 @@ async def test_one_clients_cookies_never_reach_anothers_calls(tmp_path: Path) ->
             assert (await gateway.get(path)).status == 200
         assert [received.values(b"cookie") for received in origin.requests] == [[]] * 4
     await origin.stop()
+
+
+async def test_answers_that_are_kept_stay_at_a_reload_unless_the_call_or_its_upstream_changes(tmp_path: Path) -> None:
+    origin = await Origin([reply(200, b'{"n":1}')] * 4).start()
+    calls = "\n[aggregate it]\npath = /it\ncall.x = a GET /x\ncall.x.cache = 1h\ncall.y = b GET /y\ncall.y.cache = 1h\n"
+    text = upstream(origin.port) + upstream(origin.port, "b") + calls
+    async with running(tmp_path, text) as gateway:
+        assert (await gateway.get("/it")).status == 200
+        await gateway.reload(text + "pass_headers = X-Other\n")
+        assert (await gateway.get("/it")).status == 200
+        assert [received.line for received in origin.requests] == [b"GET /x HTTP/1.1", b"GET /y HTTP/1.1"]
+        text = upstream(origin.port) + upstream(origin.port, "b", "retry.attempts = 1") + calls
+        await gateway.reload(text)
+        assert (await gateway.get("/it")).status == 200
+        assert [received.line for received in origin.requests[2:]] == [b"GET /y HTTP/1.1"]
+        await gateway.reload(text.replace("GET /x", "GET /z"))
+        assert (await gateway.get("/it")).status == 200
+        assert [received.line for received in origin.requests[3:]] == [b"GET /z HTTP/1.1"]
+    await origin.stop()

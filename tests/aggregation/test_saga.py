@@ -106,7 +106,7 @@ def test_what_could_not_be_undone_is_said_and_logged_and_the_rest_is_undone(tmp_
     assert steps == [
         ("order", "begins"), ("order", "is done"), ("payment", "begins"), ("payment", "is done"),
         ("mail", "begins"), ("mail", "is done"), ("shipping", "begins"), ("shipping", "failed: upstream_refused"),
-        ("payment", "is undone"), ("order", "is undone"), ("order", "was undone"),
+        ("payment", "is being undone"), ("order", "is being undone"), ("order", "was undone"),
     ]  # fmt: skip
 
 
