@@ -128,10 +128,10 @@ def _explain(asked: argparse.Namespace) -> int:
 def _credentials(configuration: Configuration, url: str, headers: list[tuple[str, str]]) -> dict[str, str]:
     """What of a request is a credential, with what is shown of it. What is explained is pasted into tickets."""
     from apigw.exchange.masking import MASK, credentials
+    from apigw.gateway.policies import secret_parameters
     from apigw.observability.redaction import query_redactor, url_redactor
 
-    named = [getattr(settings, "query", None) for settings in configuration.policies.values()]
-    redact = query_redactor(name for name in named if isinstance(name, str) and name)
+    redact = query_redactor(secret_parameters(configuration))
     shown = dict.fromkeys(credentials([(name.encode(), value.encode()) for name, value in headers]), MASK)
     shown |= {piece: redact(piece.encode()).decode() for piece in url.partition("?")[2].split("&") if piece}
     return shown | {url: url_redactor(redact)(url.encode()).decode()}

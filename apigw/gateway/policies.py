@@ -83,6 +83,15 @@ def _states(files: Iterable[Path]) -> dict[Path, object]:
     return states
 
 
+def secret_parameters(configuration: Configuration) -> frozenset[str]:
+    """
+    The query parameters in which policies look for credentials. They are hidden in the log on all routes, and also
+    where somebody else refuses the request first.
+    """
+    named = (getattr(settings, "query", None) for settings in configuration.policies.values())
+    return frozenset(name for name in named if isinstance(name, str) and name)
+
+
 class UnusablePolicy(ValueError):
     """
     A policy that its settings don't allow to be made.

@@ -39,6 +39,7 @@ from apigw.gateway.build import Generation, build
 from apigw.gateway.catalogue import load
 from apigw.gateway.environment import Shared
 from apigw.gateway.listening import Listening
+from apigw.gateway.policies import secret_parameters
 from apigw.gateway.upstream_metrics import measure
 from apigw.gateway.views import AdminListening
 from apigw.net.sockets import CannotListen, Descriptors
@@ -72,6 +73,7 @@ class GatewayService(Service):
         self._messages = messages
         self._repeats = Repeats(messages) if messages is not None else None
         self.shared = Shared()
+        self.shared.finished = self.finished
         self.generation: Generation = build(configuration, self.shared, None)
         self.applied_at = time.time()  # noqa: TID251 - a person reads it
         self.last_error: tuple[float, list[str]] | None = None
@@ -274,7 +276,9 @@ class GatewayService(Service):
     def _new_access_log(self, configuration: Configuration) -> AccessLog | None:
         settings = configuration.gateway
         try:
-            return open_access_log(settings.access_log, settings.access_log_format)
+            return open_access_log(
+                settings.access_log, settings.access_log_format, redact=secret_parameters(configuration)
+            )
         except OSError as error:
             where = configuration.origin("gateway", "", "access_log")
             why = f"{settings.access_log} can't be opened: {error.strerror}"
@@ -518,8 +522,9 @@ def _stays(listening: Listening | AdminListening | None, settings: Any) -> bool:
     return listening is not None and settings is not None and listening.may_become(settings)
 
 
-def _access_log_of(configuration: Configuration) -> tuple[str, str]:
-    return configuration.gateway.access_log, configuration.gateway.access_log_format
+def _access_log_of(configuration: Configuration) -> tuple[object, ...]:
+    settings = configuration.gateway
+    return settings.access_log, settings.access_log_format, secret_parameters(configuration)
 
 
 def _say(error: BaseException) -> None:

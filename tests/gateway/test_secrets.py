@@ -212,6 +212,8 @@ EXCHANGES: list[tuple[str, list[tuple[str, str]]]] = [
     (f"/introspection?opaque={OPAQUE}", []),
     (f"/all?access_token={GOOD}&password={PASSWORD}", [bearer(GOOD)]),
     (f"/all?access_token={GOOD}", [bearer(GOOD)]),
+    (f"/nowhere?ticket={GOOD}&k={KEY}", []),
+    (f"/headers?ticket={GOOD}&opaque={OPAQUE}", [("Referer", f"https://shop.example/?ticket={GOOD}")]),
     (f"/nowhere?access_token={GOOD}", [("Referer", f"https://anna:{MARK}@shop.example/?token={GOOD}")]),
     (f"/oidc/callback?code={MARK}&state={MARK}", [("Cookie", f"apigw_session={MARK}")]),
     (f"/oidc/callback?error={MARK}&state={MARK}", []),
