@@ -53,6 +53,8 @@ class Options(usage.Options):
             _end(str(error))
         for warning in self.configuration.warnings:
             print(warning, file=sys.stderr)
+        if not self.configuration.listens and self.configuration.admin is None:
+            _end(f"{self['config']} asks for no listener: there is nothing to serve")
 
 
 def makeService(options: Options) -> IService:

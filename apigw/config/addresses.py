@@ -9,9 +9,10 @@ Not here: sockets (``apigw.net``), whom to call (``apigw.upstream``).
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,7 +24,10 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _PORT = re.compile(r"[0-9]{1,5}")
 _SYSTEMD = re.compile(r"[A-Za-z0-9_.-]+")
+_ELSEWHERE = re.compile(r"(?:(?:http|tcp)://)?(.*?):([0-9]{1,5})/?")
+"""An address as other programs write it."""
 _LAST_PORT = 65535
+_KINDS = ("tcp", "unix", "systemd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class EndpointAddress:
     :ivar host: of tcp, an IP address; ``0.0.0.0`` and ``::`` are all.
     :ivar port: of tcp; 0 lets the system choose.
     :ivar path: of unix, absolute.
-    :ivar mode: of unix, the permissions of the socket's file.
+    :ivar mode: of unix, the permissions of the socket's file; the same place with another mode is equal.
     :ivar name: of systemd, the index or the FileDescriptorName= of the socket that was handed over.
     """
 
@@ -43,7 +47,7 @@ class EndpointAddress:
     host: str = ""
     port: int = 0
     path: Path | None = None
-    mode: int = 0o660
+    mode: int = field(default=0o660, compare=False)
     name: str = ""
 
     def __str__(self) -> str:
@@ -51,21 +55,43 @@ class EndpointAddress:
             return f"tcp:{self.port}:interface={self.host}"
         return f"unix:{self.path}:mode={self.mode:o}" if self.kind == "unix" else f"systemd:{self.name}"
 
+    def overlaps(self, other: EndpointAddress) -> bool:
+        """Whether a process can't listen on both: they are the same, or one is every interface of that port."""
+        if self.kind == other.kind == "tcp":
+            hosts = {self.host, other.host}
+            if not self.port or self.port != other.port:
+                return False
+            # A socket on :: takes IPv4 too.
+            both_kinds = len({":" in host for host in hosts}) == 2
+            return len(hosts) == 1 or "::" in hosts or ("0.0.0.0" in hosts and not both_kinds)  # noqa: S104
+        return self == other
+
 
 def parse_endpoint(text: Text) -> EndpointAddress:
     """``tcp:PORT[:interface=ADDRESS]``, ``unix:PATH[:mode=660]``, ``systemd:INDEX`` or ``systemd:NAME``."""
     one_line(text)
     kind, colon, rest = text.partition(":")
-    if colon and kind == "tcp":
+    if colon and kind == "tcp" and not rest.startswith("//"):
         return _tcp(rest)
     if colon and kind == "unix" and rest:
         return _unix(text)
     if colon and kind == "systemd" and _SYSTEMD.fullmatch(rest):
         return EndpointAddress("systemd", name=rest)
-    hint = did_you_mean(kind, ["tcp", "unix", "systemd"]) if not text.secret else ""
-    if _PORT.fullmatch(text) and not text.secret:
-        hint = f"did you mean tcp:{text}?"
-    raise Wrong("{shown} is not an endpoint", hint=hint)
+    raise Wrong("{shown} is not an endpoint", hint=_meant(text))
+
+
+def _meant(text: Text) -> str:
+    if text.secret:
+        return ""
+    if _PORT.fullmatch(text):
+        return f"did you mean tcp:{text}?"
+    kind = text.partition(":")[0]
+    if found := _ELSEWHERE.fullmatch(text):
+        host = {"*": "", "localhost": "127.0.0.1"}.get(found[1], found[1]).removeprefix("[").removesuffix("]")
+        with contextlib.suppress(ValueError):
+            interface = f":interface={ipaddress.ip_address(host)}" if host else ""
+            return f"did you mean tcp:{found[2]}{interface}?"
+    return did_you_mean(kind, _KINDS) if kind not in _KINDS else ""
 
 
 def _tcp(rest: str) -> EndpointAddress:
@@ -87,6 +113,8 @@ def _tcp(rest: str) -> EndpointAddress:
 
 def _unix(text: Text) -> EndpointAddress:
     path, marker, mode = text.removeprefix("unix:").rpartition(":mode=")
+    if re.search(r":[a-z_]+=", path or mode):
+        raise Wrong("{shown} has something other than mode= behind its path")
     if not marker:
         return EndpointAddress("unix", path=absolute(text.part(len("unix:"))))
     if not re.fullmatch(r"0?[0-7]{3}", mode):

@@ -28,10 +28,12 @@ class Bound:
     What became of a section.
 
     :ivar settings: None if anything is wrong with it.
+    :ivar draft: with something wrong: the settings without that, if they can do without. To find more mistakes by.
     :ivar references: the names of other sections in it.
     """
 
     settings: Settings | None
+    draft: Settings | None = None
     problems: list[Problem] = field(default_factory=list)
     references: list[Reference] = field(default_factory=list)
 
@@ -54,20 +56,38 @@ def bind(section: Section, settings: type[Settings], elsewhere: Mapping[str, str
         placed[steps] = option
         if not option.broken:
             _put(tree, steps, option.value)
-    broken = any(option.broken for option in section.options.values())
+    gone = any(option.broken for option in section.options.values())
+    explain = _Explanation(section, settings, placed)
     with noting() as bound.references:
-        try:
-            made = settings.model_validate(tree)
-        except pydantic.ValidationError as error:
-            explain = _Explanation(section, settings, placed)
-            errors = error.errors(include_url=False)
-            for each in errors:
-                if not (each["type"] == "too_short" and any(_inside(other, each) for other in errors)):
-                    bound.problems += explain.problem(each, broken=broken)
+        made, errors = _made(settings, tree)
+    while errors:
+        for each in errors:
+            bound.problems += explain.problem(each, broken=gone)
+        # Once more without what is wrong: the rest may contradict itself, and other rooms find more in it.
+        gone = True
+        wrong = {steps for each in errors if (steps := explain.placing(each))}
+        for steps in wrong:
+            _take(tree, steps)
+            del placed[steps]
+        if not wrong:
             return bound
-    if not broken and not bound.problems:
+        with noting():
+            made, errors = _made(settings, tree)
+    if gone or bound.problems:
+        bound.draft = made
+    else:
         bound.settings = made
     return bound
+
+
+def _made(settings: type[Settings], tree: dict[str, Any]) -> tuple[Settings | None, list[Any]]:
+    try:
+        return settings.model_validate(tree), []
+    except pydantic.ValidationError as error:
+        errors = error.errors(include_url=False)
+        short = [each for each in errors if each["type"] == "too_short"]
+        follow = [each for each in short if any(_inside(other, each) for other in errors)]
+        return None, [each for each in errors if each not in follow]
 
 
 def _inside(one: Any, other: Any) -> bool:
@@ -90,6 +110,15 @@ def _put(tree: dict[str, Any], steps: tuple[str, ...], value: Text) -> None:
     tree[steps[-1]] = value
 
 
+def _take(tree: dict[str, Any], steps: tuple[str, ...]) -> None:
+    """Take a value out, and what held nothing else."""
+    first, *rest = steps
+    if rest and first in tree:
+        _take(tree[first], tuple(rest))
+    if not rest or tree.get(first) == {}:
+        tree.pop(first, None)
+
+
 def _unknown(section: Section, option: Option, settings: type[Settings], elsewhere: Mapping[str, str]) -> Problem:
     names = list(allowed(settings))
     members = [name for name in names if name.startswith(f"{option.name}.")]
@@ -97,15 +126,20 @@ def _unknown(section: Section, option: Option, settings: type[Settings], elsewhe
     if members:
         what, expected = "this is a group of options", ", ".join(members)
     else:
+        group, _, own = option.name.rpartition(".")
         last = {name.rpartition(".")[2]: name for name in reversed(names)}
-        meant = last.get(option.name.rpartition(".")[2])
+        fellows = {name.rpartition(".")[2]: name for name in names if group and name.rpartition(".")[0] == group}
+        meant = last.get(own)
         if not meant and option.name in elsewhere:
             hint = f"it belongs into {elsewhere[option.name]}"
         else:
-            meant = meant or closest(option.name, names) or last.get(closest(option.name.rpartition(".")[2], last))
+            # Within a group its name says nothing: timeout.foo is not like timeout.body.
+            whole = "" if fellows else closest(option.name, names)
+            near = fellows or last
+            meant = meant or whole or near.get(closest(own, near))
             hint = f"did you mean {meant}?" if meant else ""
         if not hint:
-            expected = "one of " + ", ".join(names) if names else "no options"
+            expected = "one of " + ", ".join(fellows.values() or names) if names else "no options"
     return Problem(*option.place, section.title, option.name, what, expected, hint)
 
 
@@ -139,15 +173,21 @@ class _Explanation:
             what, expected, hint = f"`{text.shown}` has a value that can't be taken", self._form(option), ""
         yield Problem(*text.place, self.section.title, option.name, what, expected, hint)
 
-    def _option(self, steps: tuple[str, ...], wrong: Wrong) -> tuple[Option | None, tuple[str, ...]]:
+    def placing(self, error: Any) -> tuple[str, ...]:
+        """The way to the option that is at fault; empty if none that is written is."""
+        steps = tuple(str(step) for step in error["loc"])
+        return self._placing(steps, self._words(error, steps))
+
+    def _placing(self, steps: tuple[str, ...], wrong: Wrong) -> tuple[str, ...]:
         if wrong.option:
             found = find(self.settings, ".".join((*_named(self.settings, steps), wrong.option)))
-            if found and (option := self.placed.get(found[1])):
-                return option, ()
-        for length in range(len(steps), 0, -1):
-            if option := self.placed.get(steps[:length]):
-                return option, steps[length:]
-        return None, steps
+            if found and found[1] in self.placed:
+                return found[1]
+        return next((steps[:length] for length in range(len(steps), 0, -1) if steps[:length] in self.placed), ())
+
+    def _option(self, steps: tuple[str, ...], wrong: Wrong) -> tuple[Option | None, tuple[str, ...]]:
+        placed = self._placing(steps, wrong)
+        return self.placed.get(placed), steps[len(placed) :] if steps[: len(placed)] == placed else ()
 
     def _piece(self, option: Option, rest: tuple[str, ...], error: Any, wrong: Wrong) -> Text:
         for text in (wrong.at, error["input"]):

@@ -34,6 +34,7 @@ class Configuration:
     :ivar files: every file that was read, those that only a ``${file:…}`` names included.
     :ivar digest: SHA-256 of all that was read, environment included.
     :ivar warnings: what doesn't hinder, but is hardly meant.
+    :ivar drafts: while mistakes are sought: sections with some, without the options at fault.
     """
 
     path: str
@@ -45,10 +46,15 @@ class Configuration:
     digest: str
     warnings: tuple[Problem, ...] = ()
     written: Mapping[tuple[str, str], Section] = field(default_factory=dict, repr=False)
+    drafts: Mapping[str, Mapping[str, Settings]] = field(default_factory=dict, repr=False)
 
     def of(self, kind: str) -> Mapping[str, Any]:
         """All sections of a kind by name, in file order."""
         return self.sections.get(kind, {})
+
+    def seen(self, kind: str) -> Mapping[str, Any]:
+        """The same, and what is right of those with mistakes: for checks that look at options one by one."""
+        return {**self.of(kind), **self.drafts.get(kind, {})}
 
     @property
     def gateway(self) -> GatewaySettings:

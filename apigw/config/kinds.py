@@ -17,6 +17,7 @@ from typing import Literal
 from apigw.config.gateway import AdminSettings, DefaultsSettings, GatewaySettings, HealthSettings
 from apigw.config.listen import ListenSettings
 from apigw.config.model import Settings
+from apigw.config.problems import closest
 from apigw.config.route import ResourceSettings, RouteSettings
 from apigw.config.text import Text
 from apigw.config.upstream import UpstreamSettings
@@ -48,6 +49,12 @@ class Kind:
 
 
 Kinds = Mapping[str, Kind]
+
+
+def meant(kind: str, kinds: Kinds) -> str:
+    """The kind, or the one that is meant if there is none of that name: its options can be looked at all the same."""
+    return kind if kind in kinds else closest(kind, kinds)
+
 
 BASE_KINDS: Kinds = {
     "gateway": Kind(GatewaySettings, "single"),

@@ -13,11 +13,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
+from apigw.config.addresses import EndpointAddress
 from apigw.config.binding import bind
 from apigw.config.configuration import Configuration
-from apigw.config.kinds import BASE_KINDS, Kind, Kinds
+from apigw.config.kinds import BASE_KINDS, Kind, Kinds, meant
 from apigw.config.model import OPEN, Settings, allowed
 from apigw.config.problems import ConfigurationError, Problem, did_you_mean
 from apigw.config.reader import Section, read
@@ -46,14 +46,19 @@ def load(
     problems = list(document.problems)
     elsewhere = _options_of(kinds)
     sections: dict[str, dict[str, Settings]] = {}
+    drafts: dict[str, dict[str, Settings]] = {}
     references: list[tuple[Section, Reference]] = []
-    for (kind, name), section in document.sections.items():
-        known = kinds.get(kind)
-        if known is None:
+    if not document.sections and not problems:
+        problems.append(Problem(document.files[0], 0, "", "", "there is nothing in this file", "sections [KIND NAME]"))
+    for section in (*document.sections.values(), *document.repeated):
+        kind = section.kind
+        if kind not in kinds:
             hint = did_you_mean(kind, kinds)
             expected = "" if hint else "one of " + ", ".join(sorted(kinds))
             what = "there is no such kind of section"
             problems.append(Problem(*section.place, section.title, "", what, expected, hint))
+        known = kinds.get(meant(kind, kinds))
+        if known is None:
             continue
         problems += _naming(section, known)
         try:
@@ -62,10 +67,14 @@ def load(
             problems.append(_refused(section, wrong))
             continue
         bound = bind(section, settings, elsewhere)
-        problems += bound.problems
+        # Of a kind that is only probably meant, what is missing is not told.
+        problems += [each for each in bound.problems if kind in kinds or (each.file, each.line) != section.place]
         references += [(section, reference) for reference in bound.references]
-        if bound.settings is not None:
-            sections.setdefault(kind, {})[name] = bound.settings
+        if kind in kinds and document.sections[kind, section.name] is section:
+            if bound.settings is not None:
+                sections.setdefault(kind, {})[section.name] = bound.settings
+            elif bound.draft is not None:
+                drafts.setdefault(kind, {})[section.name] = bound.draft
     policies = {(kind, name): each for kind in sections if kinds[kind].policy for name, each in sections[kind].items()}
     problems += unresolved(document, kinds, references, policies)
     configuration = Configuration(
@@ -77,12 +86,20 @@ def load(
         files=tuple(dict.fromkeys(document.files)),
         digest=document.digest,
         written=document.sections,
+        drafts=drafts,
     )
     problems += _same_endpoints(configuration)
     problems += _checked(configuration, checks, certain=not _errors(problems))
     if _errors(problems):
         raise ConfigurationError(problems)
+    if not configuration.listens:
+        problems.append(_no_listener(configuration))
     return replace(configuration, warnings=tuple(dict.fromkeys(problems)))
+
+
+def _no_listener(configuration: Configuration) -> Problem:
+    what = "there is no [listen NAME], so no client can come in"
+    return Problem(configuration.path, 0, "", "", what, severity="warning")
 
 
 def _errors(problems: Iterable[Problem]) -> bool:
@@ -129,16 +146,14 @@ def _naming(section: Section, kind: Kind) -> Iterator[Problem]:
 
 
 def _same_endpoints(configuration: Configuration) -> Iterator[Problem]:
-    seen: dict[Any, tuple[str, str]] = {}
-    listeners: list[tuple[str, str, Any]] = [("listen", name, each) for name, each in configuration.listens.items()]
-    if configuration.admin is not None:
-        listeners.append(("admin", "", configuration.admin))
-    for kind, name, settings in listeners:
-        endpoint = settings.endpoint
-        key = (endpoint.kind, endpoint.host, endpoint.port, endpoint.path, endpoint.name)
-        if endpoint.kind == "tcp" and not endpoint.port:
-            continue
-        if key in seen:
-            other = configuration.origin(*seen[key], "endpoint")
-            yield configuration.problem(kind, name, "endpoint", f"{endpoint} is taken already, at {other}")
-        seen.setdefault(key, (kind, name))
+    seen: dict[EndpointAddress, tuple[str, str]] = {}
+    for kind in ("listen", "admin"):
+        for name, settings in configuration.seen(kind).items():
+            endpoint: EndpointAddress = settings.endpoint
+            taken = next((other for other in seen if other.overlaps(endpoint)), None)
+            if taken is None:
+                seen[endpoint] = (kind, name)
+                continue
+            what = f"{endpoint} is taken already, at {configuration.origin(*seen[taken], 'endpoint')}"
+            more = f", which listens on {taken}" if taken != endpoint else ""
+            yield configuration.problem(kind, name, "endpoint", what + more)

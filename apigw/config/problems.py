@@ -91,7 +91,7 @@ class ConfigurationError(Exception):
 def closest(word: str, known: Iterable[str]) -> str:
     """Give the known word that is most like this one, or an empty string if none is much like it."""
     known = list(known)
-    cutoff = 0.6 if len(word) < 6 else 0.7  # one letter too many weighs more in a short word
+    cutoff = 0.65 if len(word) < 6 else 0.7  # one letter too many weighs more in a short word
     close = difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
     if not close:
         folded = {each.lower(): each for each in reversed(known)}

@@ -32,7 +32,6 @@ LONGEST = 16 * 1024 * 1024
 """Bytes of a file that are read at most."""
 
 _SECTION = re.compile(r"\[[ \t]*([^\]\s]*)(?:[ \t]+([^\]]*?))?[ \t]*\][ \t]*(?:(?<=[ \t])[;#].*)?")
-_KIND = re.compile(r"[a-z][a-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*")
 _OPTION = re.compile(r"[^\s=\[\];,\"]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -74,6 +73,7 @@ class Document:
     What was read.
 
     :ivar sections: by kind and name, in the order of the files.
+    :ivar repeated: sections that are here twice, each time but the first.
     :ivar files: every file that had a part in it, secrets' files too, the main one first.
     :ivar problems: what is wrong with the syntax.
     :ivar digest: SHA-256 over all that was read, the environment's part included; changes when anything changed.
@@ -81,6 +81,7 @@ class Document:
 
     environ: Mapping[str, str]
     sections: dict[tuple[str, str], Section] = field(default_factory=dict)
+    repeated: list[Section] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     _hash: hashlib._Hash = field(default_factory=hashlib.sha256)
@@ -187,6 +188,7 @@ class _File:
             elif not self.lost:
                 wrong = Wrong("this line is indented, so it goes on with an option above, but there is none above it")
                 self._note(place, wrong)
+                self.lost = True
             return
         self._end_option()
         if line[0] == "[":
@@ -198,7 +200,7 @@ class _File:
         self.section = None
         self.lost = True
         found = _SECTION.fullmatch(line.rstrip(BLANK))
-        if found is None or not _KIND.fullmatch(found[1]):
+        if found is None or not found[1]:
             self._note(place, Wrong("this is no section", "[KIND NAME]"))
             return
         kind, name = found[1], found[2] or ""
@@ -211,6 +213,7 @@ class _File:
         first = self.document.sections.setdefault((kind, name), self.section)
         if first is not self.section and (kind != "gateway" or not self.above):
             self._note(place, Wrong(f"this section is here twice, first at {first.place}"))
+            self.document.repeated.append(self.section)
 
     def _open_option(self, line: str, place: Place) -> None:
         name, equals, value = line.partition("=")

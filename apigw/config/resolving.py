@@ -12,7 +12,7 @@ import pydantic
 
 from apigw.config.binding import option_at
 from apigw.config.configuration import takes_out
-from apigw.config.kinds import Kinds
+from apigw.config.kinds import Kinds, meant
 from apigw.config.model import Settings
 from apigw.config.problems import Problem, did_you_mean
 from apigw.config.reader import Document, Section
@@ -52,7 +52,7 @@ def unresolved(
 def _find_section(document: Document, kinds: Kinds, reference: Reference) -> None:
     role = reference.role
     playing = [kind for kind in kinds if kind == role or kinds[kind].role == role]
-    names = [name for kind, name in document.sections if kind in playing]
+    names = [name for kind, name in document.sections if meant(kind, kinds) in playing]
     if str(reference.text) not in names:
         expected = "" if names else f"a section [{role} NAME]"
         raise Wrong(f"there is no {role} {{shown}}", expected, did_you_mean(reference.text, names))
@@ -99,8 +99,9 @@ def _find_policy(
     try:
         policies[item.kind, ""] = kind.settings()
     except pydantic.ValidationError as error:
-        missing = ", ".join(".".join(map(str, each["loc"])) for each in error.errors())
-        raise Wrong(f"{item.kind} can't do without options: {missing}", f"a section {kind.title(item.kind)}") from None
+        missing = ", ".join(".".join(map(str, each["loc"])) for each in error.errors() if each["loc"])
+        what = f"{item.kind} can't do without options" + (f": {missing}" if missing else "")
+        raise Wrong(what, f"a section {kind.title(item.kind)}") from None
 
 
 def _find_default(section: Section, item: PolicyReference, defaults: Sequence[PolicyReference]) -> None:

@@ -126,7 +126,16 @@ def parse_cookie_paths(text: Text) -> dict[str, str]:
     return found
 
 
+def parse_pattern(text: Text) -> str:
+    """A pattern of paths; what it means is for ``apigw.routing`` to say."""
+    value = one_line(text)
+    if re.search(r",[ \t]+[/=~]", value) and not value.startswith("~"):
+        raise Wrong("{shown} is more than one path", hint="a regular expression can be several: ~^/(this|that)(/|$)")
+    return value
+
+
 Prefix = Annotated[str, Form("path", "a path such as /api", parse_prefix)]
+Pattern = Annotated[str, Form("path pattern", "/prefix, =/exact, /template/{id} or ~REGEX", parse_pattern)]
 _FORWARDING = (
     "strip_prefix",
     "add_prefix",
@@ -143,14 +152,16 @@ class RouteTimeouts(Settings):
     """How long an exchange may take."""
 
     total: DurationOrOff = Field(
-        None, description="From the request's head to the response's end, all tries included. Then: 504, or cut off."
+        None,
+        gt=0,
+        description="From the request's head to the response's end, all tries included. Then: 504, or cut off.",
     )
 
 
 class RouteSettings(Settings):
     """Which requests go where. One of `upstream`, `redirect` and `respond` says where."""
 
-    path: Word = Field(description=_PATH)
+    path: Pattern = Field(description=_PATH)
     hosts: Several[Host] = Field((), description="Hosts, exact or `*.x`; none: any.")
     methods: Several[Method] = Field((), description="Methods; GET takes HEAD too. None: any.")
     header: dict[str, str] = Field({}, description="What the header of this name must say.")

@@ -6,30 +6,39 @@ Not here: mistakes of one option (its type finds them), and of names (``apigw.co
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import os
 from collections.abc import Iterator
 from typing import Any
+
+from twisted.web.resource import IResource
 
 from apigw.config.configuration import Configuration
 from apigw.config.problems import Problem
 from apigw.gateway.aggregates import wrong_aggregates
 from apigw.gateway.environment import Shared
 from apigw.gateway.policies import build_policies
-from apigw.gateway.rules import Section, answering, rule_of
+from apigw.gateway.rules import ANSWERING, Section, answering, rule_of
+from apigw.net.certificate_files import CertificateError
 from apigw.net.certificates import CIPHERS
 from apigw.net.certificates import check as check_certificates
+from apigw.net.sockets import impossible
+from apigw.net.tls_client import ClientTLS
 from apigw.policies.policy import order_warnings
 from apigw.routing.patterns import condition, host_pattern, path_pattern
 from apigw.routing.rule import Rule, ambiguities
 from apigw.routing.table import RouteTable
 from apigw.routing.target_path import compile_target
+from apigw.upstream.target_spec import TargetSpec
 
 
 def wrong_patterns(configuration: Configuration) -> Iterator[Problem]:
     """Paths, hosts, conditions and target paths that don't mean anything."""
-    for section, settings in answering(configuration):
-        for option, what in _wrong(settings):
-            yield configuration.problem(*section, option, what)
+    for kind in ANSWERING:
+        for name, settings in configuration.seen(kind).items():
+            for option, what in _wrong(settings):
+                yield configuration.problem(kind, name, option, what)
 
 
 def _wrong(settings: Any) -> Iterator[tuple[str, str]]:
@@ -97,7 +106,7 @@ def _rules(configuration: Configuration) -> list[Rule[Section]]:
 def certificates(configuration: Configuration) -> Iterator[Problem]:
     """Every pair of every listener is opened: does it match, is it valid, does it name the hosts that routes want?"""
     hosts = sorted({host for _, settings in answering(configuration) for host in getattr(settings, "hosts", ())})
-    for name, listen in configuration.listens.items():
+    for name, listen in configuration.seen("listen").items():
         if listen.tls is None:
             continue
         found = check_certificates(
@@ -109,20 +118,25 @@ def certificates(configuration: Configuration) -> Iterator[Problem]:
 
 def processes(configuration: Configuration) -> Iterator[Problem]:
     """What this version can't do yet must not look as if it did it."""
-    workers = configuration.gateway.workers
-    if workers != 1:
-        what = f"{workers} is not possible: this version serves with one process"
-        yield configuration.problem("gateway", "", "workers", what, expected="1")
+    for settings in configuration.seen("gateway").values():
+        if settings.workers != 1:
+            what = f"{settings.workers} is not possible: this version serves with one process"
+            yield configuration.problem("gateway", "", "workers", what, expected="1")
 
 
 def upstreams(configuration: Configuration) -> Iterator[Problem]:
-    """Splits of splits, and upstreams that fall back on themselves."""
+    """Splits of splits, targets that are there twice, and upstreams that fall back on themselves."""
     splits = configuration.of("split")
     for name, split in splits.items():
         for inner in split.upstreams:
             if inner in splits:
                 what = f"{inner} is a split itself"
                 yield configuration.problem("split", name, "upstreams", what, expected="names of upstreams")
+    for name, upstream in configuration.seen("upstream").items():
+        addresses = [target.name for target in upstream.targets if isinstance(target, TargetSpec)]
+        for address in dict.fromkeys(each for each in addresses if addresses.count(each) > 1):
+            what, hint = f"{address} is here twice", "a weight=2 gives it twice as many requests"
+            yield configuration.problem("upstream", name, "targets", what, expected="each target once", hint=hint)
     for name, upstream in configuration.upstreams.items():
         other = upstream.breaker.fallback_upstream
         if other == name or (other in splits and name in splits[other].upstreams):
@@ -134,13 +148,59 @@ def upstreams(configuration: Configuration) -> Iterator[Problem]:
 
 def access_log(configuration: Configuration) -> Iterator[Problem]:
     """The folder of the access log is there, and its path is no folder."""
-    path = configuration.gateway.access_log
-    if path in {"-", "off"}:
-        return
-    if not os.path.isdir(os.path.dirname(path)):
-        yield configuration.problem("gateway", "", "access_log", f"there is no folder {os.path.dirname(path)}")
-    elif os.path.isdir(path):
-        yield configuration.problem("gateway", "", "access_log", f"{path} is a folder", expected="the path of a file")
+    for settings in configuration.seen("gateway").values():
+        path = settings.access_log
+        if path in {"-", "off"}:
+            continue
+        if not os.path.isdir(os.path.dirname(path)):
+            yield configuration.problem("gateway", "", "access_log", f"there is no folder {os.path.dirname(path)}")
+        elif os.path.isdir(path):
+            what = f"{path} is a folder"
+            yield configuration.problem("gateway", "", "access_log", what, expected="the path of a file")
+
+
+def sockets(configuration: Configuration) -> Iterator[Problem]:
+    """A UNIX socket can be made where it is wanted."""
+    for kind in ("listen", "admin"):
+        for name, settings in configuration.seen(kind).items():
+            endpoint = settings.endpoint
+            if endpoint.kind == "unix" and (what := impossible(str(endpoint.path))):
+                yield configuration.problem(kind, name, "endpoint", what)
+
+
+def upstream_tls(configuration: Configuration) -> Iterator[Problem]:
+    """The files by which upstreams are verified, and by which we show who we are, are what they should be."""
+    for name, upstream in configuration.seen("upstream").items():
+        for option in ("ca", "certificate"):
+            path = getattr(upstream.tls, option)
+            try:
+                if path is not None:
+                    ClientTLS(ca=str(path)) if option == "ca" else ClientTLS(certificate=path)
+            except CertificateError as error:
+                yield configuration.problem("upstream", name, f"tls.{option}", str(error))
+        if all(isinstance(target, TargetSpec) and target.scheme == "http" for target in upstream.targets):
+            for option in ("ca", "certificate", "server_name") if upstream.targets else ():
+                if getattr(upstream.tls, option):
+                    what = "no target is https://, so this does nothing"
+                    yield configuration.problem("upstream", name, f"tls.{option}", what, warning=True)
+
+
+def resources(configuration: Configuration) -> Iterator[Problem]:
+    """What makes a resource can be called without arguments. What it gives is seen when it is mounted."""
+    for name, settings in configuration.seen("resource").items():
+        what = ""
+        if not callable(settings.class_):
+            what = "this can't be called"
+        elif isinstance(settings.class_, type) and not IResource.implementedBy(settings.class_):
+            what = "this class makes no IResource of twisted.web"
+        else:
+            with contextlib.suppress(ValueError):  # what is written in C has no signature
+                try:
+                    inspect.signature(settings.class_).bind()
+                except TypeError as error:
+                    what = f"this can't be called without arguments: {error}"
+        if what:
+            yield configuration.problem("resource", name, "class", what)
 
 
 def policies(configuration: Configuration) -> Iterator[Problem]:
@@ -155,5 +215,17 @@ def policies(configuration: Configuration) -> Iterator[Problem]:
             yield configuration.problem(*section, "policies", warning, warning=True)
 
 
-CHECKS = (wrong_patterns, ambiguous_routes, wrong_aggregates, upstreams, certificates, processes, access_log, policies)
+CHECKS = (
+    wrong_patterns,
+    ambiguous_routes,
+    wrong_aggregates,
+    upstreams,
+    upstream_tls,
+    certificates,
+    processes,
+    access_log,
+    sockets,
+    resources,
+    policies,
+)
 """All of them, for ``load``."""

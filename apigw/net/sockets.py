@@ -25,6 +25,8 @@ from apigw.config.addresses import EndpointAddress
 
 log = Logger()
 
+LONGEST_PATH = 107
+"""Bytes of a UNIX socket's path: a NUL ends the 108 of sockaddr_un."""
 BACKLOG = 4096
 """Connections that may wait to be accepted; the kernel's net.core.somaxconn limits it further."""
 
@@ -76,9 +78,20 @@ def _open_tcp(host: str, port: int) -> socket.socket:
     return sock
 
 
+def impossible(path: str) -> str:
+    """Why there can't be a UNIX socket of this path, whoever asks for it; else empty."""
+    if len(os.fsencode(path)) > LONGEST_PATH:
+        return f"the path has more than {LONGEST_PATH} bytes"
+    if not os.path.isdir(os.path.dirname(path)):
+        return f"there is no folder {os.path.dirname(path)}"
+    if os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode):
+        return "the path is there already, and is no socket"
+    return ""
+
+
 def _open_unix(path: str, mode: int) -> socket.socket:
-    if len(os.fsencode(path)) > 107:  # a NUL ends the 108 bytes of sockaddr_un
-        raise OSError(errno.ENAMETOOLONG, "the path has more than 107 bytes")
+    if why := impossible(path):
+        raise OSError(why)
     _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     # By the umask, and not by a chmod afterwards: nobody can connect in between.
@@ -98,12 +111,8 @@ def _open_unix(path: str, mode: int) -> socket.socket:
 
 def _remove_stale(path: str) -> None:
     """Remove the socket that a process left behind which ended without removing it."""
-    try:
-        found = os.stat(path, follow_symlinks=False)
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return
-    if not stat.S_ISSOCK(found.st_mode):
-        raise OSError(errno.EADDRINUSE, "the path is there already, and is no socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
         caller.setblocking(False)  # a listener with a full queue must not hold us up
         try:

@@ -142,6 +142,8 @@ def _from_url(url: str, options: dict[str, Any]) -> TargetSpec:
         raise Wrong("{shown} is not an address") from None
     if parts.scheme not in _PORTS or not parts.hostname:
         raise Wrong("{shown} is not an address", hint=f"did you mean http://{url}?" if "://" not in url else "")
+    if port == 0:
+        raise Wrong("{shown} has no port that can be called")
     if parts.query or parts.fragment or parts.username is not None:
         raise Wrong("{shown} has a query, a fragment or a user; a target has none")
     return TargetSpec(
@@ -173,7 +175,7 @@ def _options(words: list[str]) -> dict[str, Any]:
             raise Wrong(
                 f"{word} is no option of a target",
                 "weight=0..65535, backup=yes or backup=no, scheme=http or scheme=https",
-                did_you_mean(name, _OPTIONS),
+                "" if name in _OPTIONS else did_you_mean(name, _OPTIONS),
             )
     return options
 

@@ -147,8 +147,8 @@ class TestWhatIsWell:
         assert route.rewrite_cookie_domain == {"users.internal": "shop.example", "*": ""}
         assert route.rewrite_cookie_path == {"/v1": "/api", "*": "/"}
 
-    def test_an_empty_file_is_all_defaults(self, tmp_path: Path) -> None:
-        configuration = loaded(tmp_path, "")
+    def test_what_is_not_written_has_its_default(self, tmp_path: Path) -> None:
+        configuration = loaded(tmp_path, "[gateway]\n")
         assert configuration.gateway.workers == 1
         assert configuration.admin is None
         assert configuration.policies_of([]) == ()
@@ -230,6 +230,35 @@ class TestWhatIsWell:
          "endpoint = tcp:0\n[listen d]\nendpoint = tcp:0\n"),
          ["gw.ini:4: [listen b] endpoint: tcp:80:interface=0.0.0.0 is taken already, at gw.ini:2",
           "gw.ini:6: [admin] endpoint: tcp:80:interface=0.0.0.0 is taken already, at gw.ini:2"]),
+        (("[listen a]\nendpoint = tcp:80\n[listen b]\nendpoint = tcp:80:interface=127.0.0.1\n"
+         "[listen c]\nendpoint = tcp:81:interface=127.0.0.1\n[listen d]\nendpoint = tcp:81:interface=::\n"
+         "[listen e]\nendpoint = tcp:82:interface=::1\n[listen f]\nendpoint = tcp:82\n"),
+         [("gw.ini:4: [listen b] endpoint: tcp:80:interface=127.0.0.1 is taken already, at gw.ini:2,"
+           " which listens on tcp:80:interface=0.0.0.0"),
+          ("gw.ini:8: [listen d] endpoint: tcp:81:interface=:: is taken already, at gw.ini:6,"
+           " which listens on tcp:81:interface=127.0.0.1")]),
+        (("[listen a]\nendpoint = unix:a.sock:mode=600\n[listen b]\nendpoint = unix:a.sock\n"),
+         ["gw.ini:4: [listen b] endpoint: unix:a.sock:mode=660 is taken already, at gw.ini:2"]),
+        ("[listen x]\nendpoint = tcp:1\ntimeout.foo = 5s\n",
+         [("gw.ini:3: [listen x] timeout.foo: there is no such option;"
+           " expected one of timeout.head, timeout.body, timeout.keepalive")]),
+        ("[route x]\npath = /a, /b\nrespond = 200\n",
+         [("gw.ini:2: [route x] path: `/a, /b` is more than one path; expected /prefix, =/exact, /template/{id} or"
+           " ~REGEX; a regular expression can be several: ~^/(this|that)(/|$)")]),
+        (("[route x]\npath = /\nrespond = 200\n[route x]\npath = /y\nmethods = get\nrespnd = 200\n"),
+         ["gw.ini:4: [route x] this section is here twice, first at gw.ini:1",
+          ("gw.ini:6: [route x] methods: `get` is not a method in capitals; expected a method such as GET or POST;"
+           " did you mean GET?"),
+          "gw.ini:7: [route x] respnd: there is no such option; did you mean respond?"]),
+        (("[Upstrem u]\ntargets = a\nconect = 1s\n[route x]\npath = /\nupstream = u\n"),
+         ["gw.ini:1: [Upstrem u] there is no such kind of section; did you mean upstream?",
+          "gw.ini:3: [Upstrem u] conect: there is no such option; did you mean timeout.connect?"]),
+        ("[DEFAULT]\n", ["gw.ini:1: [DEFAULT] there is no such kind of section; did you mean defaults?"]),
+        (("[route x]\npath = /\nmethods = get\nredirect = 308 /\nrespond = 200\n"),
+         [("gw.ini:3: [route x] methods: `get` is not a method in capitals; expected a method such as GET or POST;"
+           " did you mean GET?"),
+          "gw.ini:5: [route x] respond: the route has redirect and respond; expected one of them"]),
+        ("", ["gw.ini: there is nothing in this file; expected sections [KIND NAME]"]),
         ("[python x]\nclass = other\n", ["gw.ini:2: [python x] class: `other` is no class"]),
         ("[python x]\nclass = coloured\ncolour = rde\n",
          [("gw.ini:3: [python x] colour: `rde` is none of the words that there are; expected one of red, green;"
@@ -240,6 +269,13 @@ def test_a_mistake_is_told_with_its_line_and_what_was_probably_meant(
     tmp_path: Path, text: str, lines: list[str]
 ) -> None:
     assert mistakes(tmp_path, text) == lines
+
+
+def test_a_gateway_that_nobody_can_come_to_is_warned_of(tmp_path: Path) -> None:
+    assert [str(each) for each in loaded(tmp_path, "[gateway]\n").warnings] == [
+        f"{tmp_path}/gw.ini: warning: there is no [listen NAME], so no client can come in"
+    ]
+    assert not loaded(tmp_path, "[listen a]\nendpoint = tcp:1\n").warnings
 
 
 UP = "[upstream users]\ntargets = a\n"
@@ -348,6 +384,21 @@ class TestFilesNamed:
 
 
 class TestChecks:
+    def test_they_see_what_is_right_of_a_section_with_mistakes(self, tmp_path: Path) -> None:
+        def check(configuration: Configuration) -> Iterator[Problem]:
+            assert not configuration.routes
+            for name, route in configuration.seen("route").items():
+                yield configuration.problem("route", name, "path", f"{route.path} it is")
+
+        text = (
+            "[route a]\npath = /a\nmethods = get\nrespond = 200\n[route b]\npath = /b\nrespond = 200\nnothing = 1\n"
+            "[route c]\npath = /c\nrespond = 200\nredirect = 308 /\n[route d]\npath = /d\nhosts = ${GONE}\nrespond = 200\n"
+        )
+        with pytest.raises(ConfigurationError) as caught:
+            load(self._path(tmp_path, text), KINDS, {}, [check])
+        found = [each.what for each in caught.value.problems if each.option == "path"]
+        assert found == [f"/{name} it is" for name in "abcd"]
+
     @staticmethod
     def _path(folder: Path, text: str) -> str:
         (folder / "gw.ini").write_text(text)
@@ -383,7 +434,7 @@ class TestChecks:
         with pytest.raises(ConfigurationError, match="endpoint"):
             load(self._path(tmp_path, "[listen a]\n"), KINDS, {}, [check])
         with pytest.raises(KeyError):
-            load(self._path(tmp_path, ""), KINDS, {}, [check])
+            load(self._path(tmp_path, "[gateway]\n"), KINDS, {}, [check])
 
 
 def test_five_hundred_routes_load_in_well_under_a_second(tmp_path: Path) -> None:

@@ -131,7 +131,6 @@ def test_what_is_substituted_is_not_shown(tmp_path: Path) -> None:
             ),
         ),
         ("[x", "gw.ini:1: this is no section; expected [KIND NAME]"),
-        ("[X y]", "gw.ini:1: this is no section; expected [KIND NAME]"),
         ("[]", "gw.ini:1: this is no section; expected [KIND NAME]"),
         (
             "[x a b]",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
+from twisted.web.resource import Resource
 
 from tests.certificates import Authority
 from tests.gateway.running import Gateway, request, route, running, upstream
