@@ -155,10 +155,10 @@ class TargetSet:
                 token = breaker.enter(now)
                 if token:
                     return Attempt(target, token, now)
-        return self._begin_elsewhere(request, now, tried or ())
+                return self._begin_elsewhere(request, now, (), self._behind(breaker))
+        return self._begin_elsewhere(request, now, tried or (), [])
 
-    def _begin_elsewhere(self, request: Request, now: float, tried: Sequence[Target]) -> Attempt:
-        refused: list[Target] = []
+    def _begin_elsewhere(self, request: Request, now: float, tried: Sequence[Target], refused: list[Target]) -> Attempt:
         while True:
             target = self.choose(request, now, (*tried, *refused))
             if target is None or target in refused:
@@ -166,7 +166,11 @@ class TargetSet:
             token = 0 if target.breaker is None else target.breaker.enter(now)
             if token or target.breaker is None:
                 return Attempt(target, token, now)
-            refused.append(target)
+            refused += self._behind(target.breaker)
+
+    def _behind(self, breaker: Breaker) -> list[Target]:
+        """Whom it refuses: it is asked, and counts, once a request."""
+        return [target for target in self.targets if target.breaker is breaker]
 
     def refusal(self, now: float, *, counted: bool = True) -> UpstreamFault:
         """

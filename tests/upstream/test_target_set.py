@@ -377,6 +377,17 @@ def test_one_breaker_for_the_whole_upstream() -> None:
     assert set(asked(targets, 5.1)) == {"t0", "t1", "t2"}
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_request_without_room_is_counted_once(count: int) -> None:
+    one = breakers(capacity=2)(Target(*specs("http://t")), 0.0)
+    targets = target_set(count, new_breaker=lambda target, now: one)
+    held = [targets.begin(ANY, 0.0) for _ in range(2)]
+    for _ in range(5):
+        with pytest.raises(UpstreamFault, match="as many requests"):
+            targets.begin(ANY, 0.0)
+    assert (one.capacity_rejections, one.rejects, len(held)) == (5, 0, 2)
+
+
 def test_4xx_and_clients_that_go_away_leave_the_breaker_closed() -> None:
     targets = target_set(1, new_breaker=breakers())
     for _ in range(50):
