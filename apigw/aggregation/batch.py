@@ -34,25 +34,26 @@ from apigw.aggregation.json_text import InvalidJson, decode, encode
 from apigw.aggregation.settings import BatchSettings
 from apigw.aggregation.templates import BATCH_REFERENCE, HeaderTemplate, PathTemplate, Reference, ValueFault, filling
 from apigw.exchange.body import Body
-from apigw.exchange.errors import BodyTooLarge, ClientFault, GatewayError, UpstreamFault
+from apigw.exchange.errors import BodyTooLarge, ClientFault, ClientGone, GatewayError, UpstreamFault
 from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.problem import problem
 from apigw.exchange.request import Request
 from apigw.exchange.responder import Done, Responder, drive, failed
 from apigw.exchange.response import Response
-from apigw.http.fields import HOP_BY_HOP, is_token
-from apigw.http.h1_heads import FORWARDING
+from apigw.http.fields import FORWARDING, HOP_BY_HOP, is_token
 from apigw.http.targets import split_target
 from apigw.net.timers import Wheel
 
 SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"QUERY"))
 _CONTENT = frozenset((b"content-type", b"content-encoding", b"content-length", b"content-language", b"expect"))
 _OWN = FORWARDING | HOP_BY_HOP | {b"host", b"content-length", b"expect"}
-_MEMBERS = frozenset(("id", "method", "path", "query", "headers", "body", "version"))
+_MEMBERS = frozenset(("id", "method", "path", "query", "headers", "body", "version", "ssl_verify"))
+"""``version`` and ``ssl_verify`` are APISIX's; here they are the upstream's affair."""
+_SHARED = frozenset(("pipeline", "query", "headers", "timeout"))
 _ID = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 Normalise = Callable[[bytes], bytes]
-Finished = Callable[[Request, int, float], None]
+Finished = Callable[[Request, int, int, float], None]
 
 
 class InnerRequest(Request):
@@ -90,6 +91,7 @@ class Batch:
 
     def __init__(self, settings: BatchSettings, wheel: Wheel) -> None:
         self.settings = settings
+        self.wheel = wheel
         self.clock = wheel.clock
         self.deadlines = Deadlines(wheel, settings.timeout)
 
@@ -98,7 +100,8 @@ class Batch:
         Ask these routes.
 
         :param route: answers a request as the whole gateway would. :param normalise: brings a path into the form that
-            it wants. :param finished: is told of each request with the status of its answer and the seconds it took.
+            it wants. :param finished: is told of each request when it is over: the status of its answer, the bytes of
+            its content, and the time.
         """
         self.route = route
         self.normalise = normalise
@@ -111,13 +114,13 @@ class Batch:
             return
         cancel = drive(
             self._items(request),
-            lambda items: _Work(self, request, items, done).start(),
+            lambda asked: _Work(self, request, *asked, done).start(),
             lambda error: done(failed(request, error)),
         )
         if cancel is not None:
             request.on_cancel(cancel)
 
-    async def _items(self, request: Request) -> list[_Item]:
+    async def _items(self, request: Request) -> tuple[list[_Item], Deadlines]:
         settings = self.settings
         data = b"" if request.body is None else await request.body.collect(settings.max_body)
         try:
@@ -126,15 +129,24 @@ class Batch:
             raise ClientFault(f"the content can't be read: {error}", reason="invalid_json") from None
         shared: dict[str, Any] = {}
         listed = whole
+        deadlines = self.deadlines
         if isinstance(whole, dict):
             listed = whole.get("pipeline")
+            if unknown := sorted(whole.keys() - _SHARED):
+                raise _invalid(f"a batch has no member {unknown[0][:64]!r}")
             shared = {name: value for name, value in whole.items() if name in ("query", "headers")}
+            milliseconds = whole.get("timeout")
+            if milliseconds is not None:
+                if type(milliseconds) is not int or milliseconds <= 0:
+                    raise _invalid("`timeout` is a whole number of milliseconds")
+                if milliseconds < settings.timeout * 1000:
+                    deadlines = Deadlines(self.wheel, milliseconds / 1000)
         if not isinstance(listed, list) or not listed:
             raise _invalid("a batch is an array of requests, or an object with one in `pipeline`")
         if len(listed) > settings.max_requests:
             detail = f"a batch has at most {settings.max_requests} requests; this one has {len(listed)}"
             raise BodyTooLarge(detail, reason="batch_too_many")
-        return _read(listed, shared)
+        return _read(listed, shared), deadlines
 
 
 def _invalid(what: str, place: int | None = None) -> ClientFault:
@@ -146,6 +158,7 @@ def _read(listed: list[Any], shared: Mapping[str, Any]) -> list[_Item]:
     names: dict[str, int] = {}
     items: list[_Item] = []
     barrier: set[int] = set()
+    last = 0
     for place, given in enumerate(listed):
         try:
             item = _item(place, given, shared)
@@ -159,8 +172,8 @@ def _read(listed: list[Any], shared: Mapping[str, Any]) -> list[_Item]:
         except ValueError as error:
             raise _invalid(str(error), place) from None
         if item.method not in SAFE:
-            item.needs |= set(range(place))
-            barrier = {place}
+            item.needs |= barrier | set(range(last, place))  # those before need that barrier themselves
+            barrier, last = {place}, place + 1
         else:
             item.needs |= barrier
         items.append(item)
@@ -222,8 +235,9 @@ def _template(value: Any) -> HeaderTemplate:
 class _Work:
     """A batch being worked on."""
 
-    def __init__(self, batch: Batch, request: Request, items: list[_Item], done: Done) -> None:
+    def __init__(self, batch: Batch, request: Request, items: list[_Item], deadlines: Deadlines, done: Done) -> None:
         self._batch = batch
+        self._deadlines = deadlines
         self._request = request
         self._items = items
         self._done: Done | None = done
@@ -234,7 +248,7 @@ class _Work:
         self._late = self._going = False
 
     def start(self) -> None:
-        self._batch.deadlines.add(self, self._batch.clock())
+        self._deadlines.add(self, self._batch.clock())
         self._request.note("batch", len(self._items))
         self._request.on_cancel(self.cancel)
         self._go()
@@ -242,10 +256,16 @@ class _Work:
     def cancel(self) -> None:
         """The client is gone."""
         self._done = None
-        self._batch.deadlines.remove(self)
+        self._deadlines.remove(self)
         for collecting in list(self._running.values()):
             collecting.cancel()
+            collecting.request.reason = ClientGone.reason
+            self._over(collecting.request, ClientGone.status, 0)
         self._running.clear()
+
+    def _over(self, inner: Request, status: int, sent: int) -> None:
+        if inner.started:  # otherwise there was none
+            self._batch.finished(inner, status, sent, self._batch.clock())
 
     def overdue(self) -> None:
         """The time is up: what is not answered fails."""
@@ -272,7 +292,7 @@ class _Work:
         self._going = False
         if not self._todo and not self._running and self._done is not None:
             done, self._done = self._done, None
-            self._batch.deadlines.remove(self)
+            self._deadlines.remove(self)
             body = encode([item.answer for item in self._items])
             pairs = [(b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store")]
             done(Response(200, Headers(pairs), body))
@@ -335,6 +355,8 @@ class _Work:
         inner.id = b"%b-%d" % (outer.id, item.place)
         inner.scheme, inner.version, inner.trusted = outer.scheme, outer.version, outer.trusted
         inner.peer, inner.forwarding = outer.peer, outer.forwarding
+        if outer.deadline:
+            inner.deadline, inner.impatient = outer.deadline, outer.impatient
         return inner
 
     def _answered(self, item: _Item, response: Response, data: bytes | None) -> None:
@@ -343,17 +365,15 @@ class _Work:
 
         :param data: its content, where that is not in ``response``.
         """
-        collecting = self._running.pop(item, None)
-        if collecting is not None and collecting.request.started:
-            taken = self._batch.clock() - collecting.request.started
-            self._batch.finished(collecting.request, response.status, taken)
+        inner = self._running.pop(item).request
         if data is None:
             data = response.body if isinstance(response.body, bytes) else b""
         self._size += len(data)
         if self._size > self._batch.settings.max_answers:
             fault = UpstreamFault("all answers together are too large", reason="call_answer_too_large")
-            response = problem(Request(item.method, b"/"), fault)
+            response = problem(inner, fault)
             data = response.body if isinstance(response.body, bytes) else b""
+        self._over(inner, response.status, len(data))
         item.answer = answer = _described(response, data, self._batch.settings.max_depth)
         for name in item.names:
             if "body" in answer:

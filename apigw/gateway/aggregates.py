@@ -10,16 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from apigw.aggregation.aggregate import Aggregate, aggregate
-from apigw.aggregation.batch import Batch
+from apigw.aggregation.batch import Batch, Finished
 from apigw.aggregation.plan import mistakes
 from apigw.aggregation.settings import AggregateSettings, BatchSettings
 from apigw.config.configuration import Configuration
 from apigw.config.kinds import Kind, Kinds
 from apigw.config.problems import Problem
-from apigw.exchange.request import Request
 from apigw.exchange.responder import Responder
 from apigw.gateway.environment import Shared
-from apigw.observability.metrics import RouteCells
 from apigw.routing.patterns import path_pattern
 from apigw.routing.tree import GatewayResource
 
@@ -52,11 +50,11 @@ def batch_route(settings: Any, route: Any, shared: Shared, upstreams: Any) -> Re
     return Batch(settings, shared.wheel)
 
 
-def show_tree(responders: Iterable[Responder], root: GatewayResource) -> None:
-    """Let batches ask all routes."""
+def show_tree(responders: Iterable[Responder], root: GatewayResource, finished: Finished) -> None:
+    """Let batches ask all routes; each request of one is counted and logged like any other."""
     for responder in responders:
         if isinstance(responder, Batch):
-            responder.use(root.route, root.normalise, _count)
+            responder.use(root.route, root.normalise, finished)
 
 
 def keep_answers(
@@ -75,12 +73,3 @@ def keep_answers(
         before = former.get(name)
         if isinstance(responder, Aggregate) and isinstance(before, Aggregate):
             responder.place.take_over(before.place, unchanged)
-
-
-def _count(request: Request, status: int, seconds: float) -> None:
-    """A request of a batch counts for its own route."""
-    cells: RouteCells | None = getattr(request.route, "cells", None)
-    if cells is not None:
-        cells.observe(request.method, status, seconds)
-        if request.reason:
-            cells.ended_by_gateway(request.reason)

@@ -95,7 +95,7 @@ def build(configuration: Configuration, shared: Shared, before: Generation | Non
         listed = configuration.policies_of(getattr(settings, "policies", ())) if kind != "health" else ()
         rules.append(rule(settings, route, responder, policies=policies, listed=listed, order=len(rules)))
     root = GatewayResource(rules)
-    show_tree(responders, root)
+    show_tree(responders, root, shared.finished)
     if before is not None:
         keep_answers(before.aggregates, aggregates, before.configuration, configuration)
     revocations = shared.revocations(configuration.of("revocation").get(""))

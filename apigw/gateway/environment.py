@@ -12,6 +12,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from time import monotonic
 from typing import Any
 
+from apigw.exchange.request import Request
 from apigw.gateway.fetching import Outside
 from apigw.net.timers import TICK, Wheel
 from apigw.observability.metrics import Metrics
@@ -29,6 +30,7 @@ class Shared:
 
     :ivar ready: False before the listeners are open, and while the gateway drains.
     :ivar ticks: called with the time every quarter of a second: one timer for all who have something coarse to do.
+    :ivar finished: an exchange ended: counts and logs it.
     :ivar asked: the consumers and the list of revoked tokens that policies were built with.
     """
 
@@ -40,6 +42,7 @@ class Shared:
         self.limits = MemoryLimits(monotonic, self.later)
         self.outside = Outside(self.wheel, self.later)
         self.ready = False
+        self.finished: Callable[[Request, int, int, float], None] = lambda *_: None
         self.asked: tuple[dict[str, Any], Revocations | None] | None = None
         self._revocations: Revocations | None = None
         self._ticking: asyncio.TimerHandle | None = None

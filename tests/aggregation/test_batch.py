@@ -185,6 +185,7 @@ async def test_an_answer_that_is_too_large_is_left_out_and_binary_is_base64(tmp_
     [
         ({}, 400, "batch_invalid"),
         ([], 400, "batch_invalid"),
+        ({"pipeline": [{"path": "/a"}], "max_size": 5}, 400, "batch_invalid"),
         ([7], 400, "batch_invalid"),
         ([{}], 400, "batch_invalid"),
         ([{"path": "/a", "methode": "GET"}], 400, "batch_invalid"),
@@ -211,6 +212,66 @@ async def test_a_batch_that_is_none_is_refused(tmp_path: Path, batch: Any, statu
         assert (await sent(gateway, batch))[0] == status
         assert (await sent(gateway, batch))[1]["reason"] == reason
         assert origin.requests == []
+    await origin.stop()
+
+
+async def test_each_request_has_its_own_line_in_the_access_log_with_the_batchs_id(tmp_path: Path) -> None:
+    origin = await Origin([echo]).start()
+    async with running(tmp_path, configuration(origin.port)) as gateway:
+        batch = [{"path": "/api/users/1?a=b"}, {"path": "/nowhere"}, {"path": "/api/users/{$0.none}"}]
+        await sent(gateway, batch, ("X-Request-Id", "from-outside"))
+        lines = gateway.logged()
+        assert [(line["route"], line["path"], line["status"]) for line in lines] == [
+            ("", "/nowhere", 404),
+            ("users", "/api/users/1", 200),
+            ("all", "/batch", 200),
+        ]
+        outer = lines[2]["id"]
+        assert [line["id"] for line in lines] == [f"{outer}-1", f"{outer}-0", outer]
+        assert lines[0]["reason"] == "no_route"
+        assert (lines[1]["upstream"], lines[1]["query"]) == ("a", "a=b")
+        assert lines[1]["bytes_out"] == len(json.dumps({"line": "GET /users/1?a=b HTTP/1.1", "id": 7}))
+        assert origin.requests[0].values(b"x-request-id") == [f"{outer}-0".encode()]
+    await origin.stop()
+
+
+async def test_when_the_client_leaves_each_request_in_flight_is_logged_as_such(tmp_path: Path) -> None:
+    origin = await Origin([[NEVER]]).start()
+    async with running(tmp_path, configuration(origin.port)) as gateway:
+        client = await gateway.connect()
+        client.send(request("/batch", method="POST", body=b'[{"path": "/api/users/1"}]'))
+        await origin.request(0)
+        client.reset()
+        await (await origin.connection(0)).until_closed()
+        lines = gateway.logged()
+        assert sorted((line["route"], line["status"]) for line in lines) == [("all", 499), ("users", 499)]
+        assert gateway.service.shared.metrics.route("users").reasons == {"client_gone": 1}
+    await origin.stop()
+
+
+async def test_a_batch_may_have_less_time_than_is_allowed(tmp_path: Path) -> None:
+    origin = await Origin([[NEVER]]).start()
+    async with running(tmp_path, configuration(origin.port).replace("500ms", "1h")) as gateway:
+        pipeline = [{"version": 1.1, "ssl_verify": False, "method": "GET", "path": "/api/users/1"}]
+        status, answers = await sent(gateway, {"timeout": 50, "pipeline": pipeline})
+        assert (status, answers[0]["status"]) == (200, 504)
+        for timeout in (0, -5, "5", True, 0.5):
+            assert (await sent(gateway, {"timeout": timeout, "pipeline": pipeline}))[1]["reason"] == "batch_invalid"
+    await origin.stop()
+
+
+async def test_writes_go_one_after_the_other_in_their_order_whatever_is_between(tmp_path: Path) -> None:
+    origin = await Origin([echo]).start()
+    async with running(
+        tmp_path, configuration(origin.port).replace("max_requests = 5", "max_requests = 200")
+    ) as gateway:
+        batch = [{"method": "GET" if number % 3 else "PUT", "path": f"/api/users/{number}"} for number in range(200)]
+        _, answers = await sent(gateway, batch)
+        assert [answer["status"] for answer in answers] == [200] * 200
+        places = {each.line: place for place, each in enumerate(origin.requests)}
+        for number in range(0, 200, 3):
+            place = places[b"PUT /users/%d HTTP/1.1" % number]
+            assert place == number
     await origin.stop()
 
 
