@@ -81,7 +81,12 @@ class ListenTLS(Settings):
 class ListenTimeouts(Settings):
     """How long a client may take."""
 
-    head: Duration = Field(10.0, gt=0, description="For the whole head of a request. Then: 408.")
+    head: Duration = Field(
+        10.0,
+        gt=0,
+        description="For the whole head of a request. Then: 408. A new connection that sends nothing at all"
+        " is closed after it, too.",
+    )
     body: Duration = Field(60.0, gt=0, description="Between two pieces of a request's body. Then: 408.")
     keepalive: Duration = Field(75.0, gt=0, description="Between two requests. Then the connection is closed.")
 

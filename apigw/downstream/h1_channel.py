@@ -137,7 +137,7 @@ class H1Channel(ResponseWriter):
         if self._write_paused:
             if now >= self._activity + limits.body:
                 request.reason = "client_too_slow"
-                transport.abort()
+                self._cut(transport)
                 return 0.0
             again = min(again, self._activity + limits.body)
         return again
@@ -148,7 +148,7 @@ class H1Channel(ResponseWriter):
         if self._write_paused or transport.is_closing():  # the client does not take what was written
             until = max(self._activity + limits.body, self._linger)
             if now >= until:
-                transport.abort()
+                self._cut(transport)
                 return 0.0
             return until
         if self._linger:
@@ -161,7 +161,9 @@ class H1Channel(ResponseWriter):
                 self._refuse(ClientFault("the head took too long", status=408, reason="head_timeout"))
                 return self._linger
             return self._head_since + limits.head
-        until = self._activity + (DRAIN_GRACE if self.site.draining else limits.keepalive)
+        # Before the first request it is its head that is waited for; an answer to nothing would only confuse.
+        patience = limits.keepalive if self._status else limits.head
+        until = self._activity + (DRAIN_GRACE if self.site.draining else patience)
         if now >= until:
             return now + limits.body if self._close_idle(transport) else now
         return until
@@ -211,4 +213,7 @@ class H1Channel(ResponseWriter):
             request.reason = "gateway_stopped"
             self._status = self._status or 503
         if self._transport is not None:
-            self._transport.abort()
+            if self._response_body is not None:
+                self._cut(self._transport)
+            else:
+                self._transport.abort()

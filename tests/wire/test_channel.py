@@ -369,6 +369,15 @@ def test_an_idle_connection_ends_silently() -> None:
     assert path.client.received == b""
 
 
+def test_a_connection_that_never_sends_anything_ends_silently_when_its_head_is_late() -> None:
+    path = Path(limits=Limits(head=5.0, keepalive=20.0), responder=says(b"ok"))
+    path.advance(4.0)
+    assert not path.client.is_closing()
+    path.advance(2.0)
+    assert path.client.closed
+    assert path.client.received == b""
+
+
 def test_a_client_that_does_not_read_is_cut_off() -> None:
     path = Path(limits=Limits(body=10.0))
     path.client.send(get())
