@@ -8,6 +8,7 @@ Not here: requests (``h1_requests``), the end of an exchange (``h1_channel``).
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
 from http import HTTPStatus
@@ -203,12 +204,19 @@ class ResponseWriter(RequestReader):
         self._close = True
         self._ended()
         if self._transport is not None:
-            # A clean close would make a response that its end delimits look complete, and abort() alone is one: the
-            # loop drops what is not written and closes. With a linger time of zero it is a reset (socket(7)).
-            sock = self._transport.get_extra_info("socket")
-            if sock is not None:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-            self._transport.abort()
+            self._cut(self._transport)
+
+    def _cut(self, transport: asyncio.Transport) -> None:
+        """
+        Reset the connection in the middle of a response.
+
+        A clean close would make a response that its end delimits look complete, and abort() alone is one: the loop
+        drops what is not written and closes. With a linger time of zero it is a reset (socket(7)).
+        """
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        transport.abort()
 
     # What the side above this one does
 

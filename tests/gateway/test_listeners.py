@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from twisted.internet.defer import Deferred
 
 from tests.certificates import Authority
 from tests.gateway.running import request, route, running, upstream
-from tests.origins import BODY, CONTINUE, Origin, RawClient, chunked, reply
+from tests.origins import BODY, CLOSE, CONTINUE, Origin, RawClient, chunked, reply
 
 GET = request("/")
 
@@ -262,6 +263,24 @@ async def test_a_client_that_is_gone_is_logged_as_499(tmp_path: Path, origin: Or
         line = gateway.logged()[-1]
         assert (line["status"], line["reason"], line["route"], line["upstream"]) == (499, "client_gone", "a", "a")
     never.callback(None)
+
+
+async def test_who_does_not_read_is_cut_off_and_can_tell_where_only_the_end_would(
+    tmp_path: Path, origin: Origin
+) -> None:
+    origin.script = [[b"HTTP/1.1 200 OK\r\n\r\n" + bytes(16 * 1024 * 1024), CLOSE]]
+    async with running(tmp_path, upstream(origin.port) + route("/") + listen("timeout.body = 200ms")) as gateway:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", gateway.port()))
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            while not gateway.logged():
+                await asyncio.sleep(0.01)
+            assert gateway.logged()[-1]["reason"] == "client_too_slow"
+            client.settimeout(5)
+            with pytest.raises(ConnectionResetError):  # a clean end would make it look whole
+                while client.recv(65536):
+                    pass
 
 
 async def test_pipelined_requests_are_logged_one_by_one(tmp_path: Path, origin: Origin) -> None:
