@@ -156,6 +156,8 @@ def build_policies(
             raise
         except (ValueError, OSError, LookupError) as error:
             raise UnusablePolicy((kind, name), str(error)) from error
+        if former is not None and hasattr(made, "take_over"):
+            made.take_over(former.policy)
         files = {*_files(dict(settings)), *getattr(made, "files", ())}
         return BuiltPolicy(settings, made, layer(made, settings, environment), _states(files))
 

@@ -243,6 +243,9 @@ class JWT(Policy[Settings]):
             timeout=settings.jwks_timeout,
         )
 
+    def take_over(self, former: JWT) -> None:
+        self._keys.take_over(former._keys)
+
     def start(self) -> None:
         self._keys.start()
 

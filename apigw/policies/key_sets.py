@@ -5,8 +5,8 @@ A key fits certain algorithms only, by its type and curve (and its ``alg``), wha
 never taken for a shared secret, and ``none`` fits no key.
 
 A set from a URL is fetched when the gateway starts, and again ahead of its end; one fetch at a time, which all who
-need it join; a token with an unknown key id causes one, then none for ``cooldown`` unless it did bring the key. What
-can't be fetched or read changes nothing: the last good set holds.
+need it join; a token with an unknown key id causes one, then none for ``cooldown`` unless it did bring the key, nor
+after a fetch that failed. What can't be fetched or read changes nothing: the last good set holds, also over a reload.
 
 Not here: tokens (``jwt``).
 """
@@ -223,6 +223,9 @@ class KeySet:
         """The same, after having looked again for a key that is not known."""
         return self.candidates(algorithm, kid)
 
+    def take_over(self, former: KeySet) -> None:
+        """Begin with what ``former``, which this one replaces at a reload, has fetched."""
+
     def start(self) -> None:
         """Begin to keep the keys fresh."""
 
@@ -271,6 +274,7 @@ class RemoteKeySet(KeySet):
         self._cooldown = cooldown
         self._timeout = timeout
         self._cool_until = 0.0
+        self._next = 0.0
         self._failures = 0
         self._waiting: list[Deferred[None]] | None = None
         self._cancel: Callable[[], None] | None = None
@@ -298,9 +302,13 @@ class RemoteKeySet(KeySet):
                     self._cool_until = 0.0
                 break
         if not found and self._failures:
-            wait = max(1, int(self._cool_until - clock()) + 1)
+            wait = max(1, int(min(self._cool_until, self._next) - clock()) + 1)
             raise NoKeys("the keys can't be fetched at the moment", headers=((b"Retry-After", b"%d" % wait),))
         return found
+
+    def take_over(self, former: KeySet) -> None:
+        if isinstance(former, RemoteKeySet) and former._url == self._url:
+            self._replace(former.keys)
 
     def start(self) -> None:
         self._stopped = False
@@ -367,12 +375,16 @@ class RemoteKeySet(KeySet):
                 why=str(error),
                 left=len(self.keys),
             )
-        self._over(min(60.0, 2.0 ** min(self._failures - 1, 6)))
+        # Also tries that nobody asked for keep the distance, unless there is nothing yet to go on with.
+        self._cool_until = max(self._cool_until, self._environment.clock() + self._cooldown)
+        wait = min(60.0, 2.0 ** min(self._failures - 1, 6))
+        self._over(max(wait, self._cooldown) if self.keys else wait)
 
     def _over(self, again: float) -> None:
         waiting, self._waiting = self._waiting or [], None
         self._stop_fetch = None
         if not self._stopped:
+            self._next = self._environment.clock() + again
             self._cancel = self._environment.later(again, self._begin)
         for each in waiting:
             if not each.called:

@@ -162,6 +162,9 @@ class OIDC(Policy[Settings]):
         # By the request itself, not its id(): one that ends without a response must leave nothing for the next.
         self._to_set: WeakKeyDictionary[Request, list[Pair]] = WeakKeyDictionary()
 
+    def take_over(self, former: OIDC) -> None:
+        self._provider.take_over(former._provider)
+
     def stop(self) -> None:
         self._provider.stop()
 

@@ -53,6 +53,14 @@ class Provider:
         self._waiting: list[Deferred[None]] | None = None
         self.keys: RemoteKeySet | None = None
 
+    def take_over(self, former: Provider) -> None:
+        """Begin with what ``former`` knows, if that is the same provider."""
+        if former.issuer == self.issuer and former.keys is not None:
+            self._take(former._known)
+            self._fresh_until = former._fresh_until
+            if self.keys is not None:
+                self.keys.take_over(former.keys)
+
     def stop(self) -> None:
         """Stop to keep the keys fresh."""
         if self.keys is not None:
@@ -89,6 +97,10 @@ class Provider:
         missing = [name for name in needed if not isinstance(document.get(name), str)]
         if missing:
             raise ValueError(f"it has no {', '.join(missing)}")
+        self._take(document)
+        self._fresh_until = self._environment.clock() + 3600.0
+
+    def _take(self, document: dict[str, Any]) -> None:
         if self.keys is None or self._known.get("jwks_uri") != document["jwks_uri"]:
             self.stop()
             self.keys = RemoteKeySet(
@@ -96,7 +108,6 @@ class Provider:
             )
             self.keys.start()
         self._known = document
-        self._fresh_until = self._environment.clock() + 3600.0
 
     def _failed(self, error: BaseException) -> None:
         self._environment.count("discovery_failed")

@@ -13,6 +13,8 @@ the instance. It has one of the three forms of ``apigw.exchange.responder``: pha
 - Settings that can't work together, which the settings' own validators can't see (an unreadable file): the constructor
   raises ``ValueError`` with one sentence. It makes no connection and starts no timer.
 - If it has ``start()`` (plain, or ``async def``), that is called before the first request, ``stop()`` after the last.
+- If it has ``take_over(former)``, that is called before ``start()`` with the policy of the same section that it
+  replaces at a reload, which goes on until then: what was learned from elsewhere need not be asked for again.
 - A refusal is a raised ``GatewayError`` (or a returned Response with status 400 or above).
 - A policy that refuses *responses* raises, and leaves the response that it was given fit to be sent: if it collected
   the body, it puts ``response.body = collected`` back first. So the same policy works in shadow.

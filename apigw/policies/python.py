@@ -121,6 +121,10 @@ class Python(Policy[Settings]):
             if hasattr(self.policy, "on_response"):
                 self.on_response = self._on_response
 
+    def take_over(self, former: Python) -> None:
+        if type(former.policy) is type(self.policy) and hasattr(self.policy, "take_over"):
+            self.policy.take_over(former.policy)
+
     async def start(self) -> None:
         await self._called("start")
 

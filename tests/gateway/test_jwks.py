@@ -161,6 +161,17 @@ async def test_while_the_set_is_broken_no_valid_token_is_refused(tmp_path: Path,
         assert response.status == 200
 
 
+async def test_a_reload_while_the_issuer_is_gone_refuses_no_valid_token(tmp_path: Path) -> None:
+    async with guarded(tmp_path) as (setting, issuer):
+        assert (await setting.show(token("a"))).status == 200
+        await issuer.origin.stop()
+        text = setting.gateway.file.read_text()
+        for changed in (text.replace("[jwt main]", "[jwt main]\nleeway = 5s"), f"{text}\n[consumer new]\ngroups = x\n"):
+            await setting.gateway.reload(changed)
+            assert setting.gateway.service.last_error is None
+            assert (await setting.show(token("a"))).status == 200
+
+
 async def test_while_the_issuer_is_gone_no_valid_token_is_refused(tmp_path: Path) -> None:
     async with guarded(tmp_path) as (setting, issuer):
         assert (await setting.show(token("a"))).status == 200

@@ -156,6 +156,32 @@ def test_whatever_comes_instead_of_keys_the_last_good_ones_hold(body: bytes | No
     assert len(world.logged) == 2
 
 
+def test_while_the_set_is_broken_a_flood_of_unknown_key_ids_causes_one_fetch_in_each_cooldown() -> None:
+    world = World()
+    policy = started(world, "a", jwks_cooldown=10)
+    world.answers = lambda asked: asked.fail()
+    for _ in range(60):
+        assert show(policy, token("b", kid="flood")).status == 503
+        assert show(policy, token("a")).status == 200
+        world.advance(1)
+    assert len(world.asked) <= 1 + 7
+
+
+def test_the_keys_outlive_a_reload_while_the_set_is_away() -> None:
+    world = World()
+    old = started(world, "a")
+    world.answers = lambda asked: asked.fail()
+    new = guard(world, leeway=5)
+    new.take_over(old)
+    new.start()
+    old.stop()
+    assert show(new, token("a")).status == 200
+    assert show(new, token("b")).status == 503
+    elsewhere = JWT(Settings(jwks="https://other.example/jwks"), world.environment("jwt"))
+    elsewhere.take_over(old)
+    assert show(elsewhere, token("a")).status == 503
+
+
 def test_while_the_set_hangs_known_keys_answer_at_once() -> None:
     world = World()
     policy = started(world, "a")

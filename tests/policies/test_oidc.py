@@ -352,6 +352,20 @@ def test_without_the_provider_nobody_logs_in_but_sessions_hold() -> None:
     assert (stranger.status, stranger.reason) == (503, "login_unavailable")
 
 
+def test_what_is_known_of_the_provider_outlives_a_reload() -> None:
+    world = World()
+    provider = Provider(world)
+    browser = Browser(policy(world))
+    browser.log_in(provider)
+    guard = policy(world, session_timeout=3600)
+    provider.away = {"/.well-known/openid-configuration", "/jwks"}
+    guard.take_over(browser.guard)
+    assert Browser(guard).log_in(provider).status == 303
+    other = policy(world, issuer="https://other.example")
+    other.take_over(browser.guard)
+    assert Browser(other).get("/app").status == 503
+
+
 def test_logging_out_clears_the_cookie_here_and_ends_the_session_there() -> None:
     world = World()
     world.revocations = Revocations(RevocationSettings(), world.store, world.clock, world.now, world.later)
