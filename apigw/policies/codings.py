@@ -14,9 +14,13 @@ import brotli
 import zstandard
 from isal import isal_zlib
 
+from apigw.exchange.errors import BodyTooLarge, ClientFault
 from apigw.http.fields import list_members
 
 DECODABLE = (b"gzip", b"br", b"zstd", b"deflate")
+MOST_CODINGS = 2
+"""Codings that one content may be in: each further one is only good for bombs."""
+
 PIECE = 64 * 1024
 """Bytes that a decoder puts out at a time, roughly."""
 
@@ -37,8 +41,32 @@ class CodingError(Exception):
     """What came is not what its coding says."""
 
 
+class UnknownCoding(CodingError):
+    """It is in a coding that is not known, or in too many."""
+
+
 class Bomb(CodingError):
     """It becomes more than is taken."""
+
+
+def refusal_of(error: CodingError) -> ClientFault:
+    """What the client is told whose content this is about."""
+    if isinstance(error, Bomb):
+        return BodyTooLarge(str(error))
+    if isinstance(error, UnknownCoding):
+        known = ((b"Accept-Encoding", b", ".join(DECODABLE)),)  # RFC 9110 12.5.3
+        return ClientFault(str(error), status=415, reason="coding_unknown", headers=known)
+    return ClientFault(str(error), reason="coding_invalid")
+
+
+def check_codings(codings: list[bytes]) -> None:
+    """
+    Whether content in these codings can be decoded.
+
+    :raises UnknownCoding: when it can't.
+    """
+    if len(codings) > MOST_CODINGS or any(coding not in DECODABLE for coding in codings):
+        raise UnknownCoding(f"only {b', '.join(DECODABLE).decode()} can be decoded, and {MOST_CODINGS} at most")
 
 
 def codings_of(value: bytes | None) -> list[bytes]:
@@ -134,6 +162,7 @@ def decoded(data: bytes, codings: list[bytes], limit: int) -> bytes:
 
     :raises Bomb: when it becomes more than ``limit`` bytes. :raises CodingError: when it is not decodable.
     """
+    check_codings(codings)
     for coding in reversed(codings):
         decoder = Decoder(coding, limit)
         data = b"".join(decoder.decode(data))
@@ -165,7 +194,7 @@ class Decoder:
             return brotli.Decompressor()
         if self._coding == b"zstd":
             return zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).decompressobj()
-        raise CodingError(f"{self._coding.decode('latin-1')} is no coding that is known")
+        raise UnknownCoding(f"{self._coding.decode('latin-1')} is no coding that is known")
 
     def decode(self, data: bytes) -> Iterator[bytes]:
         """

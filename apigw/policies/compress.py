@@ -83,6 +83,9 @@ class Compress(Policy[Settings]):
 
     def on_response(self, request: Request, response: Response) -> Response:
         headers = response.headers
+        if response.status == 304:
+            _as_the_200(request, response)
+            return response
         if not self._fits(response, headers):
             return response
         coding = self._coding(request.headers.joined(b"accept-encoding"))
@@ -164,6 +167,16 @@ class _Encoding(Piped):
 
     def rest(self) -> bytes:
         return self._at_work.finish()
+
+
+def _as_the_200(request: Request, response: Response) -> None:
+    """A 304 must say what the 200 said (RFC 9110 15.4.5), or caches can't tell that they belong together."""
+    etag = response.headers.get(b"etag")
+    asked = request.headers.joined(b"if-none-match")
+    if etag is not None and asked is not None and b"W/" + etag in asked:
+        headers = response.edit_headers()
+        weaken_etag(headers)
+        _vary(headers)
 
 
 def _vary(headers: Headers) -> None:

@@ -20,17 +20,25 @@ from pydantic import Field, model_validator
 from apigw.config.text import Wrong
 from apigw.config.values import Count, Flag, Size
 from apigw.exchange.body import Body
-from apigw.exchange.errors import BodyTooLarge, ClientFault, GatewayError, UpstreamFault
+from apigw.exchange.errors import GatewayError, UpstreamFault
 from apigw.exchange.headers import Headers
 from apigw.exchange.request import Request
 from apigw.exchange.response import Response
 from apigw.policies.body_limit import ResponseTooLarge
-from apigw.policies.codings import DECODABLE, Bomb, CodingError, Decoder, codings_of
+from apigw.policies.codings import (
+    DECODABLE,
+    MOST_CODINGS,
+    Bomb,
+    CodingError,
+    Decoder,
+    UnknownCoding,
+    check_codings,
+    codings_of,
+    refusal_of,
+)
 from apigw.policies.piped import Piped
 from apigw.policies.policy import Policy, PolicySettings
 from apigw.policies.transform import weaken_etag
-
-MOST_CODINGS = 2
 
 
 class Settings(PolicySettings):
@@ -61,14 +69,10 @@ class Decompress(Policy[Settings]):
         codings = codings_of(request.headers.joined(b"content-encoding"))
         if not codings:
             return None
-        if len(codings) > MOST_CODINGS or any(coding not in DECODABLE for coding in codings):
-            known = b", ".join(DECODABLE)
-            raise ClientFault(
-                f"only {known.decode()} can be decoded",
-                status=415,
-                reason="coding_unknown",
-                headers=((b"Accept-Encoding", known),),
-            )
+        try:
+            check_codings(codings)
+        except UnknownCoding as error:
+            raise refusal_of(error) from None
         request.body.want()
         request.body = self._decoding(request.body, codings, response=False)
         _decoded(request.edit_headers())
@@ -127,7 +131,7 @@ class _Decoding(Piped):
             if isinstance(error, Bomb):
                 return ResponseTooLarge(str(error))
             return UpstreamFault(str(error), reason="response_unreadable")
-        return BodyTooLarge(str(error)) if isinstance(error, Bomb) else ClientFault(str(error), reason="coding_invalid")
+        return refusal_of(error)
 
 
 def _decoded(headers: Headers) -> None:

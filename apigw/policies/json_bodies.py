@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 from itertools import islice
+from math import isfinite
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import jsonschema_rs
+import msgspec
 import orjson
 import yaml
 
@@ -52,32 +55,88 @@ def is_json(content_type: bytes | None) -> bool:
     return kind in {b"application/json", b"text/json"} or (kind.startswith(b"application/") and kind.endswith(b"+json"))
 
 
-def read_json(data: bytes) -> Any:
+def read_json(data: bytes, *, once: bool = False) -> Any:
     """
-    The value of ``data``; large integers stay exact.
+    The value of ``data``, which is in UTF-8 (RFC 8259 8.1); large integers stay exact.
 
+    :param once: refuse objects with a name that is there twice: of the two, the service may take the other.
     :raises NotJSON: for anything that RFC 8259 does not allow, and for what is nested too deeply.
     """
+    return _read(data, object_pairs_hook=_once if once else None)
+
+
+def read_exactly(data: bytes) -> tuple[Any, bool]:
+    """As ``read_json``; and whether there are numbers that only ``write_json(exactly=True)`` writes as they were."""
+    odd: list[_Exact] = []
+
+    def number(text: str) -> float:
+        value = float(text)
+        if repr(value) == text:
+            return value
+        exact = _Exact(value)
+        exact.text = text
+        odd.append(exact)
+        return exact
+
+    return _read(data, parse_float=number), bool(odd)
+
+
+class _Exact(float):
+    """A number of which a float keeps less than what was sent: ``1.10``, ``1e400``, 30 digits."""
+
+    text: str
+
+
+_Exact.__name__ = "float"  # JMESPath looks at the name
+
+
+def _read(data: bytes, **how: Any) -> Any:
     try:
         if data.count(b"[") + data.count(b"{") > DEEPEST:
             orjson.loads(data)  # stops at that depth, whatever the stack of this Python takes
-        return json.loads(data, parse_constant=_no_constant)
+        return json.loads(data.decode("utf-8-sig"), parse_constant=_no_constant, **how)
+    except NotJSON:
+        raise
     except (ValueError, RecursionError):
         raise NotJSON("this is not JSON") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise NotJSON("an object has the same name twice")
+    return made
 
 
 def _no_constant(name: str) -> Any:
     raise NotJSON(f"{name} is not JSON")
 
 
-def write_json(value: Any) -> bytes:
+def write_json(value: Any, *, exactly: bool = False) -> bytes:
     """
-    The opposite of ``read_json``.
+    The opposite of ``read_json``, or of ``read_exactly``.
 
     :raises ValueError: when a number is too large for JSON.
     """
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.encode("utf-8", "surrogatepass")
+    try:
+        if exactly:
+            return msgspec.json.encode(_as_read(value))
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can write
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _as_read(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _as_read(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_as_read(each) for each in value]
+    if isinstance(value, float):
+        if isinstance(value, _Exact):
+            return msgspec.Raw(value.text.encode())
+        if not isfinite(value):
+            raise ValueError("JSON has no such number")
+    return value
 
 
 def load_document(path: Path) -> Any:
@@ -107,21 +166,48 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
+def read_schema(path: Path, files: set[Path]) -> Schema:
+    """
+    The schema in a file. It may refer to other files, by their place relative to its own.
+
+    :param files: gets all that were read.
+    :raises ValueError: when it can't be used, with one sentence.
+    """
+
+    def beside(uri: str) -> Any:
+        where = urlsplit(uri)
+        if where.scheme != "file":
+            raise ValueError("it is no file, and nothing is fetched")
+        file = Path(unquote(where.path))
+        files.add(file)
+        return load_document(file)
+
+    files.add(path)
+    try:
+        return Schema(load_document(path), retriever=beside, base_uri=path.absolute().as_uri())
+    except ValueError as error:
+        said = str(error)
+        raise ValueError(said if said.startswith(str(path)) else f"{path} is no schema: {said}") from None
+
+
 class Schema:
     """
     A compiled JSON schema; its draft is what ``$schema`` says, else 2020-12.
 
-    :param registry: documents that it may refer to.
+    :param how: further arguments for ``jsonschema_rs.validator_for``: where what it refers to comes from.
 
     :raises ValueError: when it is no schema.
     """
 
-    def __init__(self, schema: Any, registry: jsonschema_rs.Registry | None = None) -> None:
+    def __init__(self, schema: Any, **how: Any) -> None:
         try:
-            self._validator = jsonschema_rs.validator_for(
-                schema, validate_formats=True, offline=True, registry=registry, mask="the value"
-            )
-        except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
+            if "retriever" not in how:
+                how["offline"] = True
+            self._validator = jsonschema_rs.validator_for(schema, validate_formats=True, mask="the value", **how)
+        except jsonschema_rs.ValidationError as error:
+            where = pointer(error.instance_path)
+            raise ValueError(error.message[:300] + (f" (at {where})" if where else "")) from None
+        except (jsonschema_rs.ReferencingError, ValueError) as error:
             raise ValueError(" ".join(str(error).split())[:300]) from None
 
     def violations(self, value: Any, *, many: bool) -> list[Violation]:
@@ -130,8 +216,11 @@ class Schema:
 
         :param many: it has more than ``MANY`` values: only the first.
         """
-        if self._validator.is_valid(value):
-            return []
+        try:
+            if self._validator.is_valid(value):
+                return []
+        except UnicodeEncodeError:
+            return [{"pointer": "", "message": "a text has half of a surrogate pair"}]
         if many:
             try:
                 self._validator.validate(value)

@@ -7,8 +7,8 @@ Checks JSON content against schemas.
     max_size = 256KiB
 
 A request that is not as its schema asks gets 400 with ``violations``: where (a JSON pointer) and what. A response that
-is not gets 502, and the log says why. Schemas are JSON or YAML files of any draft from 4 to 2020-12; they stand for
-themselves: nothing is fetched.
+is not gets 502, and the log says why. Schemas are JSON or YAML files of any draft from 4 to 2020-12. They may refer to
+other files beside them (``$ref = "address.json#/$defs/zip"``), but nothing is fetched.
 
 Not here: schemas that an OpenAPI document has (``openapi``).
 """
@@ -16,6 +16,7 @@ Not here: schemas that an OpenAPI document has (``openapi``).
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -28,7 +29,7 @@ from apigw.exchange.problem import problem
 from apigw.exchange.request import Request
 from apigw.exchange.response import Response
 from apigw.policies.body_limit import ResponseTooLarge
-from apigw.policies.codings import Bomb, CodingError, codings_of, decoded
+from apigw.policies.codings import CodingError, codings_of, decoded, refusal_of
 from apigw.policies.gathered import gathered
 from apigw.policies.json_bodies import (
     NotAsDescribed,
@@ -38,8 +39,8 @@ from apigw.policies.json_bodies import (
     Violation,
     has_many,
     is_json,
-    load_document,
     read_json,
+    read_schema,
 )
 from apigw.policies.policy import Environment, Policy, PolicySettings
 
@@ -70,8 +71,9 @@ class JSONSchema(Policy[Settings]):
 
     def __init__(self, settings: Settings, environment: Environment) -> None:
         super().__init__(settings, environment)
-        self._request = Schema(load_document(settings.request)) if settings.request else None
-        self._response = Schema(load_document(settings.response)) if settings.response else None
+        self.files: set[Path] = set()
+        self._request = read_schema(settings.request, self.files) if settings.request else None
+        self._response = read_schema(settings.response, self.files) if settings.response else None
         self._methods = frozenset(method.encode() for method in settings.methods)
 
     def on_request(self, request: Request) -> Response | Awaitable[Response | None] | None:
@@ -127,13 +129,11 @@ def parsed_request(data: bytes | None, codings: list[bytes], limit: int) -> tupl
         raise BodyTooLarge(f"at most {limit} bytes of content are taken")
     try:
         data = decoded(data, codings, limit) if codings else data
-        return read_json(data), has_many(data)
+        return read_json(data, once=True), has_many(data)
     except NotJSON as error:
         raise ClientFault(str(error), reason="json_invalid") from None
-    except Bomb as error:
-        raise BodyTooLarge(str(error)) from None
     except CodingError as error:
-        raise ClientFault(str(error), reason="coding_invalid") from None
+        raise refusal_of(error) from None
 
 
 def refusal(request: Request, violations: list[Violation]) -> Response | None:

@@ -82,7 +82,7 @@ class Document:
         steps = "".join(
             char if char.isascii() and (char.isalnum() or char in "/~-_.%$") else _quoted(char) for char in steps
         )
-        return Schema({"$ref": f"{_URI}#/{steps}"}, self._registry)
+        return Schema({"$ref": f"{_URI}#/{steps}"}, registry=self._registry)
 
     def _path(self, template: str, item: Any, pointer: tuple[str, ...]) -> PathItem:
         shared = self._parameters(item, pointer)

@@ -4,7 +4,7 @@ Makes other JSON of JSON, by JMESPath (https://jmespath.org), on the way in, on 
     [transform slim]
     response = {id: id, name: profile.name, orders: orders[?open].id}
 
-Content in gzip, br, zstd or deflate is decoded before and encoded again after. Integers of any length stay exact. What
+Content in gzip, br, zstd or deflate is decoded before and encoded again after. Numbers of any length stay exact. What
 is not JSON passes as it is, and so do errors that the gateway made itself.
 
 Not here: JSON put together from several services (aggregation).
@@ -28,9 +28,9 @@ from apigw.exchange.headers import Headers
 from apigw.exchange.request import Request
 from apigw.exchange.response import Response
 from apigw.policies.body_limit import ResponseTooLarge
-from apigw.policies.codings import DECODABLE, Bomb, CodingError, codings_of, decoded, encoded
+from apigw.policies.codings import CodingError, codings_of, decoded, encoded, refusal_of
 from apigw.policies.gathered import body_of, gathered
-from apigw.policies.json_bodies import NotJSON, is_json, read_json, write_json
+from apigw.policies.json_bodies import NotJSON, is_json, read_exactly, write_json
 from apigw.policies.policy import Policy, PolicySettings
 
 
@@ -101,10 +101,8 @@ class Transform(Policy[Settings]):
                 data = _transformed(self.settings.request, data, codings, limit)
         except NotJSON as error:
             raise ClientFault(str(error), reason="json_invalid") from None
-        except Bomb as error:
-            raise BodyTooLarge(str(error)) from None
         except CodingError as error:
-            raise ClientFault(str(error), reason="coding_invalid") from None
+            raise refusal_of(error) from None
         except _Refused as error:
             raise ClientFault(str(error), reason="transform_refused") from None
         request.body = body_of(data)
@@ -121,7 +119,7 @@ class Transform(Policy[Settings]):
             _changed(response)
             return response
         body = response.body
-        if isinstance(body, bytes) and len(body) <= AT_ONCE and b"content-encoding" not in response.headers:
+        if isinstance(body, bytes) and 0 < len(body) <= AT_ONCE and b"content-encoding" not in response.headers:
             with _told():
                 response.body = _transformed(self.settings.response, body, [], self.settings.max_size)
             _changed(response)
@@ -137,6 +135,8 @@ class Transform(Policy[Settings]):
             data, response.body = await gathered(body, limit)
         if data is None or len(data) > limit:
             raise ResponseTooLarge(f"the service's response has more than the {limit} bytes that are changed")
+        if not data:
+            return response
         codings = codings_of(response.headers.joined(b"content-encoding"))
         with _told():
             if len(data) > AT_ONCE or codings:
@@ -164,11 +164,9 @@ class _Refused(Exception):
 
 
 def _transformed(expression: Any, data: bytes, codings: list[bytes], limit: int) -> bytes:
-    if any(coding not in DECODABLE for coding in codings):
-        raise CodingError("its coding is not known")
-    value = read_json(decoded(data, codings, limit) if codings else data)
+    value, exactly = read_exactly(decoded(data, codings, limit) if codings else data)
     try:
-        made = write_json(expression.search(value))
+        made = write_json(expression.search(value), exactly=exactly)
     except (JMESPathError, ArithmeticError, TypeError, ValueError, RecursionError) as error:
         raise _Refused(f"the transformation does not fit this content ({type(error).__name__})") from None
     return encoded(made, codings) if codings else made

@@ -96,6 +96,11 @@ def test_bombs(coding: bytes) -> None:
         list(Decoder(coding, 100_000_000, ratio=100).decode(bomb))
 
 
+def test_more_codings_than_anybody_honest_applies_are_refused() -> None:
+    with pytest.raises(CodingError):
+        decoded(encoded(b"x", [b"gzip"] * 3), [b"gzip"] * 3, 100)
+
+
 def test_several_gzip_members_are_one_content() -> None:
     assert decoded(gzip.compress(b"a") + gzip.compress(b"b"), [b"gzip"], 10) == b"ab"
 
@@ -138,6 +143,8 @@ def test_content_is_decoded_to_be_checked(order: str, coding: bytes) -> None:
     assert content(posted(order, packed, headers)) == packed
     assert posted(order, encoded(b"{}", [coding]), headers).reason == "schema_violated"
     assert posted(order, b"garbage", headers).reason == "coding_invalid"
+    unknown = posted(order, b"garbage", {**JSON, "content-encoding": "compress"})
+    assert (unknown.status, unknown.reason) == (415, "coding_unknown")
     assert posted(order, encoded(b" " * 5_000_000, [coding]), headers).status == 413
 
 
@@ -151,10 +158,13 @@ def test_content_is_decoded_to_be_checked(order: str, coding: bytes) -> None:
         (b'{"id": NaN}', "json_invalid"),
         (b'{"id": ' + b"9" * 10_000 + b"}", "json_invalid"),
         (b"\xff\xfe", "json_invalid"),
+        (b'{"id": "x", "id": 1}', "json_invalid"),
+        ('{"id": 1}'.encode("utf-16"), "json_invalid"),
+        (b'{"id": 1, "items": ["\\ud800"]}', "schema_violated"),
         (b'"' + b"x" * (1 << 20) + b'"', "body_too_large"),
         (b"[" + b"1," * 400_000 + b"1]", "schema_violated"),
     ],
-    ids=range(9),
+    ids=range(12),
 )
 def test_bad_content_gets_a_clear_answer(order: str, body: bytes, reason: str) -> None:
     outcome = posted(order, body)
@@ -217,6 +227,20 @@ def test_schemas_that_are_none(tmp_path: Path, text: str) -> None:
         make(json_schema, "JSONSchema", request=str(tmp_path / "bad.json"))
 
 
+def test_schemas_may_refer_to_other_files_but_nothing_is_fetched(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "order.json").write_text('{"properties": {"to": {"$ref": "parts/address.yaml#/$defs/zip"}}}')
+    (tmp_path / "parts/address.yaml").write_text('$defs: {zip: {type: string, $ref: "../pattern.json"}}')
+    (tmp_path / "pattern.json").write_text('{"pattern": "^[0-9]+$"}')
+    policy = make(json_schema, "JSONSchema", request=str(tmp_path / "order.json"))
+    assert policy.files == {tmp_path / name for name in ("order.json", "parts/address.yaml", "pattern.json")}
+    assert run(policy, request("POST", headers=JSON, body=b'{"to": "123"}')).status == 200
+    assert run(policy, request("POST", headers=JSON, body=b'{"to": "x"}')).reason == "schema_violated"
+    (tmp_path / "pattern.json").unlink()
+    with pytest.raises(ValueError, match=r"pattern\.json can't be read"):
+        make(json_schema, "JSONSchema", request=str(tmp_path / "order.json"))
+
+
 # ---- transform -------------------------------------------------------------------------------------------------------
 
 
@@ -233,6 +257,21 @@ def test_the_response_becomes_another() -> None:
 def test_large_integers_stay_exact() -> None:
     number = b"123456789012345678901234567890"
     assert transformed(b'{"id": ' + number + b"}", "id").body == number
+
+
+@pytest.mark.parametrize("number", [b"1.10", b"1e400", b"0.1234567890123456789012", b"-1E5", b"0.1"])
+def test_other_numbers_stay_as_they_were_written(number: bytes) -> None:
+    body = b'{"a": [1.5, {"b": ' + number + b'}], "c": "\xc3\xa4"}'
+    assert transformed(body, "{a: a, c: c}").body == b'{"a":[1.5,{"b":' + number + b'}],"c":"\xc3\xa4"}'
+    assert transformed(body, "sum([a[0], a[0]])").body == b"3.0"
+
+
+def test_half_of_a_surrogate_pair_stays_an_escape() -> None:
+    assert transformed(b'{"id": "\\ud800"}', "id").body == b'"\\ud800"'
+
+
+def test_a_response_without_content_passes() -> None:
+    assert (transformed(b"", "id").status, transformed(b"", "id").body) == (200, b"")
 
 
 @pytest.mark.parametrize("coding", [b"gzip", b"br", b"zstd"])
@@ -325,6 +364,15 @@ def test_etags_become_weak_and_vary_is_said_once() -> None:
         (b"Content-Encoding", b"gzip"),
         (b"ETag", b'W/"a"'),
     ]
+
+
+def test_a_304_says_the_etag_that_the_client_asked_about() -> None:
+    policy = make(compress, "Compress")
+    same = answering(b"", 304, etag='"v1"')
+    asked = request(headers={"accept-encoding": "gzip", "if-none-match": 'W/"v1"'})
+    headers = run(policy, asked, same).response.headers
+    assert (headers.get(b"etag"), headers.get(b"vary")) == (b'W/"v1"', b"Accept-Encoding")
+    assert run(policy, request(headers={"if-none-match": '"v1"'}), same).response.headers.get(b"etag") == b'"v1"'
 
 
 def test_who_wants_none_gets_none_but_caches_are_told() -> None:
