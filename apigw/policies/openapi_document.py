@@ -50,7 +50,9 @@ class Document:
             where = f"{path}: {template}"
             try:
                 self.paths.append(self._path(base.rstrip("/") + template, *self._resolved(item, ("paths", template))))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except KeyError as error:
+                raise ValueError(f"{where}: there is no {error}, or a $ref leads nowhere") from None
+            except (ValueError, TypeError, AttributeError) as error:
                 raise ValueError(f"{where}: {' '.join(str(error).split())[:300]}") from None
         # What is spelt out goes before what is captured.
         self.paths.sort(key=lambda each: (each.captures, -each.length))
