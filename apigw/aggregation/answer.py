@@ -95,6 +95,8 @@ class Shaper:
             control = strictest(parts, private=self._plan.private)
             if control is not None:
                 pairs.append((b"Cache-Control", control))
+        elif self._plan.private:
+            pairs.append((b"Cache-Control", b"private"))
         if self._vary:
             pairs.append((b"Vary", self._vary))
         pairs += passed(outcomes, self._passed)
@@ -111,7 +113,7 @@ class Shaper:
 
     def _problem(self, run: Run, error: GatewayError) -> Response:
         calls = {
-            call.name: self._described(run, call.name, outcome)
+            call.name: self.described(run, call.name, outcome)
             for call, outcome in zip(self._plan.calls, run.outcomes, strict=True)
         }
         run.request.note("calls", {name: described["outcome"] for name, described in calls.items()})
@@ -124,7 +126,8 @@ class Shaper:
             response.headers.add(b"Server-Timing", server_timing(self._plan.calls, run.outcomes))
         return response
 
-    def _described(self, run: Run, name: str, outcome: Outcome) -> dict[str, Any]:
+    def described(self, run: Run, name: str, outcome: Outcome) -> dict[str, Any]:
+        """What became of a call, for the problem document."""
         described = outcome.describe()
         if name in run.undone:
             described["undo"] = run.undone[name]

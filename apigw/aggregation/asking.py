@@ -118,11 +118,12 @@ class Ask:
         self._pieces: list[bytes] = []
         self._size = 0
 
-    def send(self, client: Request, trace: tuple[Pair, ...]) -> None:
+    def send(self, client: Request, trace: tuple[Pair, ...], *, in_time: bool = True) -> None:
         """
         Send the request.
 
         :param client: the client's: its id, address, identity and deadline go on. :param trace: fields that go on.
+        :param in_time: the client's deadline holds.
         """
         upstream, method, path, query, lines, pairs, content = self.prepared
         body = None
@@ -147,7 +148,7 @@ class Ask:
         request.forwarding = client.forwarding
         request.identity = client.identity
         request.route = client.route
-        if client.deadline:
+        if client.deadline and in_time:
             request.deadline = client.deadline
         self._services.forwards[upstream](request, self.answered)
 
@@ -278,15 +279,18 @@ def _decoded(data: bytes, coding: bytes, limit: int) -> bytes:
         return data
     if name not in (b"gzip", b"x-gzip", b"deflate"):
         raise ValueError("it has a Content-Encoding that was not asked for")
-    try:
-        inflate = zlib.decompressobj(47 if name != b"deflate" or data[:1] == b"\x78" else -15)
-        plain = inflate.decompress(data, limit + 1)
-    except zlib.error:
-        raise ValueError("its compression is broken") from None
-    if len(plain) > limit:
-        raise _TooLarge
-    if not inflate.eof:
-        raise ValueError("its compression is broken")
+    plain = b""
+    while data:  # gzip may have several members (RFC 1952 2.2)
+        try:
+            inflate = zlib.decompressobj(47 if name != b"deflate" or data[:1] == b"\x78" else -15)
+            plain += inflate.decompress(data, limit + 1 - len(plain))
+        except zlib.error:
+            raise ValueError("its compression is broken") from None
+        if len(plain) > limit:
+            raise _TooLarge
+        if not inflate.eof:
+            raise ValueError("its compression is broken")
+        data = inflate.unused_data if name != b"deflate" else b""
     return plain
 
 

@@ -6,6 +6,7 @@ Not here: what is done with the values (``expressions``, ``merging``).
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from typing import Any
 
 import msgspec
@@ -22,11 +23,13 @@ class InvalidJson(ValueError):
 
 def decode(data: bytes, max_depth: int) -> Any:
     """
-    The value of a JSON text (RFC 8259) in UTF-8.
+    The value of a JSON text (RFC 8259) in UTF-8; a byte order mark before it is passed over, as its section 8.1 allows.
 
     :param max_depth: how many arrays and objects may be within each other.
     :raises InvalidJson: it is none, or is deeper.
     """
+    if data.startswith(BOM_UTF8):
+        data = data[3:]
     # The count of opening brackets can't be less than the depth; only few texts need a closer look.
     if data.count(b"[") + data.count(b"{") > max_depth and _deeper(data, max_depth):
         raise InvalidJson(f"it is nested deeper than {max_depth}")

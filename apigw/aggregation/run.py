@@ -22,15 +22,18 @@ from twisted.logger import Logger
 
 from apigw.aggregation.asking import Ask, Prepared, Services, prepare
 from apigw.aggregation.deadlines import Deadlines
-from apigw.aggregation.expressions import ExpressionFailed, holds
+from apigw.aggregation.expressions import Expression, ExpressionFailed, holds
 from apigw.aggregation.kept import Kept
 from apigw.aggregation.outcome import FAILED, NOT_ASKED, OK, SKIPPED, Outcome, failed
 from apigw.aggregation.plan import Call, Plan
-from apigw.aggregation.templates import ValueFault
+from apigw.aggregation.templates import REQUEST_ROOTS, ValueFault
 from apigw.exchange.errors import GatewayError, UpstreamFault
 from apigw.exchange.headers import Pair
 from apigw.exchange.request import Request
 
+MOST_ITEMS = 10_000
+"""Of a ``foreach``: preparing them takes time in which nobody else is served."""
+Told = Callable[[Outcome], None]
 log = Logger()
 _NOT_ASKED = Outcome(NOT_ASKED)
 
@@ -119,7 +122,7 @@ class Run:
         self.outcomes: list[Outcome] = [_NOT_ASKED] * len(place.plan.calls)
         self._waiting = place.needs.copy()
         self._left = len(self._waiting)
-        self._active: dict[Ask, tuple[Call, Each | None]] = {}
+        self._active: dict[Ask, tuple[Call, Told | None]] = {}
         self._asked = 0
         self._size = 0
         self._late = self._over = self.gone = False
@@ -140,7 +143,7 @@ class Run:
         """The time for all of it is up."""
         self._late = True
         for ask in list(self._active):
-            ask.fail(UpstreamFault("the time for this request is up", status=504, reason="deadline_exceeded"))
+            ask.fail(_late())
 
     def cancel(self) -> None:
         """The client is gone."""
@@ -156,7 +159,7 @@ class Run:
         each: Each | None = None
         try:
             if self._late:
-                raise UpstreamFault("the time for this request is up", status=504, reason="deadline_exceeded")
+                raise _late()
             if settings.when is not None and not holds(settings.when(self.values)):
                 outcome = Outcome(SKIPPED)
             elif settings.foreach is not None:
@@ -166,7 +169,8 @@ class Run:
         except GatewayError as error:
             outcome = failed(reason=error.reason, fault=error.status, detail=error.detail)
         except ExpressionFailed as error:
-            outcome = failed(reason="call_expression_failed", fault=502, detail=f"an expression failed: {error}")
+            blame = max(_blame(settings.when), _blame(settings.foreach))
+            outcome = failed(reason="call_expression_failed", fault=blame, detail=f"an expression failed: {error}")
         except ValueError:  # text that UTF-8 can't have, which a token's claims may hold
             outcome = failed(reason="call_value_refused", fault=502, detail="a value can't be written")
         if each is not None:
@@ -176,19 +180,26 @@ class Run:
         else:
             self.settle(call, outcome)
 
-    def ask(self, call: Call, prepared: Prepared, each: Each | None) -> None:
-        """Make a request, or take its answer from what is kept."""
+    def ask(self, call: Call, prepared: Prepared, told: Told | None) -> None:
+        """
+        Make a request, or take its answer from what is kept.
+
+        :param told: is called with what became of it; None: it is all of the call.
+        """
         place = self._place
         self._asked += 1
         ask = Ask(place.services, call.asking, prepared, self._told)
-        self._active[ask] = (call, each)
+        self._active[ask] = (call, told)
+        if self._late:
+            ask.fail(_late())
+            return
         if self._asked > place.max_calls:
             ask.fail(UpstreamFault(f"more than {place.max_calls} requests would be needed", reason="call_too_many"))
             return
         kept = place.kept[call.index]
         if kept is not None and (outcome := kept.get(prepared, ask.started)) is not None:
             del self._active[ask]
-            self._pass_on(call, each, ask, outcome)
+            self._pass_on(call, told, outcome)
             return
         deadlines = place.call_deadlines[call.index]
         if deadlines is not None:
@@ -206,10 +217,10 @@ class Run:
         if outcome is None:
             ask.send(self.request, self._trace)
             return
-        call, each = self._active.pop(ask)
+        call, told = self._active.pop(ask)
         self._unwatch(call, ask)
         outcome.seconds = self._place.services.clock() - ask.started
-        self._pass_on(call, each, ask, outcome)
+        self._pass_on(call, told, outcome)
 
     def _unwatch(self, call: Call, ask: Ask) -> None:
         deadlines = self._place.call_deadlines[call.index]
@@ -217,7 +228,7 @@ class Run:
             deadlines.remove(ask)
 
     def _told(self, ask: Ask, outcome: Outcome) -> None:
-        call, each = self._active.pop(ask)
+        call, told = self._active.pop(ask)
         place = self._place
         self._unwatch(call, ask)
         if outcome.state is OK:
@@ -235,15 +246,15 @@ class Run:
             kept.over(ask, outcome)
         if place.saga and call.writes:
             self._log("is done" if outcome.state is OK else f"failed: {outcome.reason}", call)
-        self._pass_on(call, each, ask, outcome)
+        self._pass_on(call, told, outcome)
 
-    def _pass_on(self, call: Call, each: Each | None, ask: Ask, outcome: Outcome) -> None:
+    def _pass_on(self, call: Call, told: Told | None, outcome: Outcome) -> None:
         if self._over:
             self.outcomes[call.index] = outcome
             if not self._active:
                 self._take_back()
-        elif each is not None:
-            each.told(ask.prepared, outcome)
+        elif told is not None:
+            told(outcome)
         else:
             self.settle(call, outcome)
 
@@ -319,7 +330,7 @@ class Run:
             ask = Ask(place.services, call.undo, prepared, partial(self._undid, call))
             place.deadlines.add(ask, ask.started)
             self._log("is being undone", call)
-            ask.send(self.request, self._trace)
+            ask.send(self.request, self._trace, in_time=False)
             return
         self._end()
 
@@ -358,39 +369,60 @@ class Run:
         self._ended(self)
 
 
+def _blame(expression: Expression | None) -> int:
+    """The status for what an expression found: 400 if it reads the client's request alone."""
+    return 400 if expression is None or (expression.roots or {""}) <= set(REQUEST_ROOTS) else 502
+
+
+def _late() -> UpstreamFault:
+    return UpstreamFault("the time for this request is up", status=504, reason="deadline_exceeded")
+
+
 class Each:
     """
-    A call for each item of a list: so many at once, the same requests once, the answers in the items' order.
+    A call for each item of a list: so many at once, the same requests once (but each that writes), the answers in the
+    items' order.
 
     :raises GatewayError: it can't begin. An item that can't be asked for fails alone.
     """
 
-    __slots__ = ("_call", "_going", "_left", "_outcomes", "_places", "_queue", "_run", "_running", "_started")
+    __slots__ = ("_call", "_going", "_left", "_outcomes", "_queue", "_run", "_running", "_started")
 
     def __init__(self, run: Run, call: Call, items: Any) -> None:
         if items is None:
             items = []
         if type(items) is not list:
-            raise UpstreamFault("`foreach` did not find a list", reason="call_expression_failed")
+            what, blame = "`foreach` did not find a list", _blame(call.settings.foreach)
+            raise GatewayError(what, status=blame, reason="call_expression_failed")
         self._run = run
         self._call = call
         self._started = run._place.services.clock()
         self._outcomes: list[Outcome] = [_NOT_ASKED] * len(items)
-        self._places: dict[Prepared, list[int]] = {}
+        left = run._place.max_calls - run._asked
+        if len(items) > MOST_ITEMS:
+            raise UpstreamFault(f"`foreach` found more than {MOST_ITEMS} items", reason="call_too_many")
+        self._queue: list[tuple[Prepared, list[int]]] = []
+        known: dict[Prepared, list[int]] = {}
         for place, item in enumerate(items):
             try:
                 prepared = prepare(call.asking, {**run.values, "item": item}, run._forwarded)
             except ValueFault as fault:
+                if fault.root == "item":
+                    fault.status = _blame(call.settings.foreach)
                 if not call.settings.optional:
                     raise
                 self._outcomes[place] = failed(reason=fault.reason, fault=fault.status, detail=fault.detail)
                 continue
-            self._places.setdefault(prepared, []).append(place)
-        left = run._place.max_calls - run._asked
-        if len(self._places) > left:
-            detail = f"`foreach` needs {len(self._places)} requests; {left} of {run._place.max_calls} are left"
-            raise UpstreamFault(detail, reason="call_too_many")
-        self._queue = list(reversed(self._places))
+            if prepared in known:
+                known[prepared].append(place)
+                continue
+            self._queue.append((prepared, [place]))
+            if len(self._queue) > left:
+                detail = f"`foreach` needs more than the {left} of {run._place.max_calls} requests that are left"
+                raise UpstreamFault(detail, reason="call_too_many")
+            if not call.writes:
+                known[prepared] = self._queue[-1][1]
+        self._queue.reverse()
         self._left = len(self._queue)
         self._running = 0
         self._going = False
@@ -402,17 +434,17 @@ class Each:
         self._going = True
         while self._queue and self._running < self._call.settings.concurrency and not self._run._over:
             self._running += 1
-            self._run.ask(self._call, self._queue.pop(), self)
+            prepared, places = self._queue.pop()
+            self._run.ask(self._call, prepared, partial(self._told, places))
         self._going = False
         if not self._left and not self._run._over:
             self._left = -1
             self._run.settle(self._call, self._outcome())
 
-    def told(self, prepared: Prepared, outcome: Outcome) -> None:
-        """One of the requests was answered, or failed."""
+    def _told(self, places: list[int], outcome: Outcome) -> None:
         self._running -= 1
         self._left -= 1
-        for place in self._places[prepared]:
+        for place in places:
             self._outcomes[place] = outcome
         if outcome.state is FAILED and not self._call.settings.optional:
             self._run.settle(self._call, outcome)

@@ -50,12 +50,17 @@ Values = Mapping[str, Any]
 
 
 class ValueFault(GatewayError):
-    """A template could not be filled in: 400 if the client's request is to blame, 502 if an earlier answer is."""
+    """
+    A template could not be filled in: 400 if the client's request is to blame, 502 if an earlier answer is.
+
+    :ivar root: of the value.
+    """
 
     reason = "call_value_missing"
 
     def __init__(self, reference: Reference, what: str, *, reason: str = "call_value_missing") -> None:
         status = 400 if reference.root in REQUEST_ROOTS else 502
+        self.root = reference.root
         super().__init__(f"{{{reference.text}}} {what}", status=status, reason=reason)
 
 

@@ -124,10 +124,12 @@ class Stage:
         claims: dict[str, Any] | None = None,
         captures: dict[str, str] | None = None,
         consumer: str | None = None,
+        deadline: float = 0.0,
     ) -> Asking:
         """A client's request."""
         request = Request(method.encode(), b"/it", query, Headers(fields), host=b"shop.example", started=self.now)
         request.id = b"id-1"
+        request.deadline = deadline
         if claims is not None or consumer is not None:
             request.identity = Identity("somebody", "jwt", claims=claims or {}, consumer=consumer)
         if captures is not None:

@@ -54,3 +54,7 @@ def test_what_is_no_json_is_refused(text: bytes) -> None:
 def test_what_json_has_no_form_for_is_an_error() -> None:
     with pytest.raises(ValueError):
         encode({"a": object()})
+
+
+def test_a_byte_order_mark_is_passed_over() -> None:
+    assert decode(b'\xef\xbb\xbf{"a": 1}', 5) == {"a": 1}

@@ -162,6 +162,20 @@ def test_at_the_deadline_what_was_done_is_undone_and_the_undoing_has_its_own_tim
     assert stage.at_rest
 
 
+def test_an_undo_is_not_bound_by_the_time_that_the_client_gave(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, CHECKOUT)
+    client = stage.ask("POST", body=BODY, deadline=stage.now + 2)
+    begun(stage)
+    stage[3].answer({})
+    assert stage[4].request.deadline == stage.now + 2
+    stage[4].fail(UpstreamFault("late", status=504, reason="deadline_exceeded"))
+    assert stage[5].request.deadline == 0.0
+    stage[5].answer({})
+    stage[6].answer({})
+    assert client.status == 504
+    assert stage.at_rest
+
+
 @pytest.mark.parametrize("answer", [{}, []])
 def test_an_undo_that_lacks_a_value_is_not_undone(tmp_path: Path, answer: Any) -> None:
     stage = Stage(
