@@ -47,7 +47,9 @@ def rewrite_location(value: bytes, mapping: Mapping) -> bytes:
     A URI reference from a service, as the client is to see it.
 
     Foreign hosts, relative references (``./x``, ``?page=2``) and paths outside of what is mapped stay as they are. A
-    reference to the service with its host gets the client's scheme and host; one with only a path stays so.
+    reference to the service with its host gets the client's scheme and host; one with only a path stays so. Where the
+    service says its own host with a scheme that it is not asked by, as services do that believe X-Forwarded-Proto or
+    send everybody to https, that scheme is meant for the client, and stays.
     """
     if value.startswith(b"/") and not value.startswith(b"//"):
         return _outside(value, mapping) or value
@@ -58,12 +60,15 @@ def rewrite_location(value: bytes, mapping: Mapping) -> bytes:
     wanted = _normal(authority, (scheme or mapping.scheme).lower())
     if scheme is None:
         ours = any(wanted == _normal(host, mapping.scheme) for _, host in mapping.origins)
+    elif any((scheme.lower(), wanted) == (own, _normal(host, own)) for own, host in mapping.origins):
+        ours = True
+        scheme = mapping.scheme
     else:
-        ours = any((scheme.lower(), wanted) == (own, _normal(host, own)) for own, host in mapping.origins)
+        ours = any(authority.lower() == host for _, host in mapping.origins)
     path = _outside(rest if rest.startswith(b"/") else b"/" + rest, mapping) if ours else None
     if path is None:
         return value
-    return b"%b//%b%b" % (mapping.scheme + b":" if scheme else b"", mapping.host, path)
+    return b"%b//%b%b" % (scheme.lower() + b":" if scheme else b"", mapping.host, path)
 
 
 def rewrite_refresh(value: bytes, mapping: Mapping) -> bytes:

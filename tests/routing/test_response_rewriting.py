@@ -36,7 +36,7 @@ MAPPING = Mapping(
         (b"/baseball", b"/baseball"),
         (b"/other", b"/other"),
         (b"http://10.0.0.5:9101/other", b"http://10.0.0.5:9101/other"),
-        (b"https://10.0.0.5:9101/base/a", b"https://10.0.0.5:9101/base/a"),
+        (b"https://10.0.0.5:443/base/a", b"https://10.0.0.5:443/base/a"),
         (b"http://elsewhere.example/base/a", b"http://elsewhere.example/base/a"),
         (b"http://10.0.0.5:9101.evil.example/base/a", b"http://10.0.0.5:9101.evil.example/base/a"),
         (b"../a", b"../a"),
@@ -54,6 +54,14 @@ def test_location_without_prefixes() -> None:
     assert rewrite_location(b"http://127.0.0.1:9101", mapping) == b"http://shop.example/"
     assert rewrite_location(b"http://127.0.0.1:9101/a", mapping) == b"http://shop.example/a"
     assert rewrite_location(b"/a", mapping) == b"/a"
+
+
+def test_a_service_that_believes_the_clients_scheme_or_wants_another() -> None:
+    https = Mapping(b"https", b"shop.example", frozenset({(b"http", b"users:9101")}), outside=b"/api")
+    assert rewrite_location(b"https://Users:9101/a", https) == b"https://shop.example/api/a"
+    http = Mapping(b"http", b"shop.example", frozenset({(b"http", b"users")}))
+    assert rewrite_location(b"HTTPS://users/a", http) == b"https://shop.example/a"
+    assert rewrite_location(b"https://users:8443/a", http) == b"https://users:8443/a"
 
 
 @pytest.mark.parametrize(
