@@ -175,7 +175,9 @@ class _Channel:
         return IPv4Address("TCP", self._request.client, 0)
 
     def getHost(self) -> IPv4Address:
-        return IPv4Address("TCP", "127.0.0.1", 443 if self.isSecure() else 80)
+        """The port is what the client asks for, so that URLs made of it lead here."""
+        port = self._request.host.rpartition(b"]")[2].partition(b":")[2]
+        return IPv4Address("TCP", "127.0.0.1", int(port) if port.isdigit() else 443 if self.isSecure() else 80)
 
     def isSecure(self) -> bool:
         return self._request.scheme == b"https"

@@ -62,6 +62,13 @@ def test_a_page() -> None:
     assert not path.client.is_closing()
 
 
+def test_urls_that_a_resource_makes_have_the_clients_port() -> None:
+    path = mounted(Echo())  # type: ignore[no-untyped-call]
+    for host, url in ((b"shop.example:8443", b"http://shop.example:8443/files"), (b"1", b"http://1/files")):
+        path.client.send(get(line=b"GET /files HTTP/1.1", host=b"Host: " + host))
+        assert only(path)[1].startswith(url + b" ")
+
+
 def test_content_whole_and_chunked_and_piece_by_piece() -> None:
     for data in (post(b"Content-Length: 3", content=b"abc"), chunked(b"1\r\na\r\n2\r\nbc\r\n0\r\n\r\n")):
         data = data.replace(b"POST /", b"POST /files/x/y?q=1")
