@@ -196,6 +196,9 @@ class _Copy:
     def _send_if_complete(self) -> None:
         if not self._status or not self._whole or self._dropped:
             return
+        if self._mirror.pending >= PENDING:  # there was room when the original began, and there is none any more
+            self._drop()
+            return
         self._dropped = True  # it is sent once
         content = None if self._kept is None else b"".join(self._kept)
         if content is not None:

@@ -224,6 +224,18 @@ def test_a_slow_shadow_costs_the_original_nothing_and_a_bounded_number_of_copies
     assert mirrored.pending == 0
 
 
+def test_originals_that_were_under_way_together_do_not_bring_more_copies_than_that() -> None:
+    shadow = Shadow(status=None)
+    mirrored = mirror(shadow)
+    under_way: list[Done] = []
+    respond = mirrored.wrap(lambda request, done: under_way.append(done))
+    for _ in range(PENDING + 50):
+        respond(asking(), lambda response: None)
+    for done in under_way:
+        done(Response(200))
+    assert (len(shadow.copies), mirrored.dropped, mirrored.memory) == (PENDING, 50, 0)
+
+
 def test_a_shadow_that_fails_is_counted() -> None:
     mirrored = mirror(Shadow(None))
     shadow = mirrored._upstream
