@@ -12,7 +12,7 @@ from apigw.aggregation.answer_headers import passed, server_timing, strictest
 from apigw.aggregation.expressions import ExpressionFailed
 from apigw.aggregation.json_text import encode
 from apigw.aggregation.merging import merge
-from apigw.aggregation.outcome import FAILED, OK, Outcome
+from apigw.aggregation.outcome import CANCELLED, FAILED, NOT_ASKED, OK, Outcome
 from apigw.aggregation.plan import Plan
 from apigw.aggregation.run import Run
 from apigw.aggregation.settings import AggregateSettings
@@ -72,10 +72,11 @@ class Shaper:
             error = UpstreamFault(detail, status=outcome.fault, reason=outcome.reason, headers=outcome.fields)
         return self._problem(run, error)
 
-    def missing(self, run: Run) -> list[str]:
-        """Names of the calls that failed."""
+    def missing(self, run: Run, *, cancelled: bool = False) -> list[str]:
+        """Names of the calls that failed; also of those that were not made, or not to their end, if that is wanted."""
+        states = (FAILED, CANCELLED, NOT_ASKED) if cancelled else (FAILED,)
         return [
-            call.name for call, outcome in zip(self._plan.calls, run.outcomes, strict=True) if outcome.state is FAILED
+            call.name for call, outcome in zip(self._plan.calls, run.outcomes, strict=True) if outcome.state in states
         ]
 
     def completion(self, missing: list[str]) -> list[Pair]:
@@ -113,7 +114,7 @@ class Shaper:
 
     def _problem(self, run: Run, error: GatewayError) -> Response:
         calls = {
-            call.name: self.described(run, call.name, outcome)
+            call.name: self._described(run, call.name, outcome)
             for call, outcome in zip(self._plan.calls, run.outcomes, strict=True)
         }
         run.request.note("calls", {name: described["outcome"] for name, described in calls.items()})
@@ -126,8 +127,7 @@ class Shaper:
             response.headers.add(b"Server-Timing", server_timing(self._plan.calls, run.outcomes))
         return response
 
-    def described(self, run: Run, name: str, outcome: Outcome) -> dict[str, Any]:
-        """What became of a call, for the problem document."""
+    def _described(self, run: Run, name: str, outcome: Outcome) -> dict[str, Any]:
         described = outcome.describe()
         if name in run.undone:
             described["undo"] = run.undone[name]

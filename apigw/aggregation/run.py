@@ -391,16 +391,16 @@ class Each:
     def __init__(self, run: Run, call: Call, items: Any) -> None:
         if items is None:
             items = []
+        blame = _blame(call.settings.foreach)
         if type(items) is not list:
-            what, blame = "`foreach` did not find a list", _blame(call.settings.foreach)
-            raise GatewayError(what, status=blame, reason="call_expression_failed")
+            raise GatewayError("`foreach` did not find a list", status=blame, reason="call_expression_failed")
         self._run = run
         self._call = call
         self._started = run._place.services.clock()
         self._outcomes: list[Outcome] = [_NOT_ASKED] * len(items)
         left = run._place.max_calls - run._asked
         if len(items) > MOST_ITEMS:
-            raise UpstreamFault(f"`foreach` found more than {MOST_ITEMS} items", reason="call_too_many")
+            raise GatewayError(f"`foreach` found more than {MOST_ITEMS} items", status=blame, reason="call_too_many")
         self._queue: list[tuple[Prepared, list[int]]] = []
         known: dict[Prepared, list[int]] = {}
         for place, item in enumerate(items):
@@ -408,7 +408,7 @@ class Each:
                 prepared = prepare(call.asking, {**run.values, "item": item}, run._forwarded)
             except ValueFault as fault:
                 if fault.root == "item":
-                    fault.status = _blame(call.settings.foreach)
+                    fault.status = blame
                 if not call.settings.optional:
                     raise
                 self._outcomes[place] = failed(reason=fault.reason, fault=fault.status, detail=fault.detail)
@@ -419,7 +419,7 @@ class Each:
             self._queue.append((prepared, [place]))
             if len(self._queue) > left:
                 detail = f"`foreach` needs more than the {left} of {run._place.max_calls} requests that are left"
-                raise UpstreamFault(detail, reason="call_too_many")
+                raise GatewayError(detail, status=blame, reason="call_too_many")
             if not call.writes:
                 known[prepared] = self._queue[-1][1]
         self._queue.reverse()

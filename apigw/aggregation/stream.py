@@ -7,7 +7,7 @@
 
 With ``sse`` the same objects are the data of events: ``event: user`` for a call's, ``event: end`` for the last. A
 required call that fails before anything was sent gets the same problem document as without a stream; later it is in the
-last line, as ``error``.
+last line, as ``error``, with ``undo`` for what was taken back.
 """
 
 from __future__ import annotations
@@ -50,12 +50,14 @@ class Stream:
         if run.culprit is not None and self._body is None:
             self._done(self._shaper.failure(run))
             return
-        missing = self._shaper.missing(run)
+        missing = self._shaper.missing(run, cancelled=True)
         last: dict[str, Any] = {"completed": not missing, "missing": missing}
         if run.culprit is not None:
             outcome = run.outcomes[run.culprit.index]
             run.request.reason = outcome.reason
             last["error"] = {"call": run.culprit.name, **outcome.describe()}
+            if run.undone:
+                last["undo"] = run.undone
         elif missing:
             run.request.note("missing", missing)
         self._send(run, "end", last)

@@ -90,9 +90,20 @@ def test_a_required_call_that_fails_later_is_the_last_line(tmp_path: Path) -> No
     stage[2].answer({}, 500)
     assert stage[1].cancelled
     last = reader.lines[-1]
-    assert (last["completed"], last["missing"], last["error"]["call"]) == (False, ["orders"], "orders")
+    assert (last["completed"], last["missing"], last["error"]["call"]) == (False, ["orders", "tips"], "orders")
     assert reader.ended
     assert client.request.reason == "call_unexpected_status"
+
+
+def test_what_was_taken_back_is_in_the_last_line(tmp_path: Path) -> None:
+    options = "call.a = users POST /a\ncall.b = users POST /b\nundo.a = users DELETE /a\nstream = ndjson\n"
+    stage = Stage(tmp_path, options)
+    client = stage.ask("POST")
+    stage[0].answer({})
+    stage[1].answer({}, 500)
+    stage[2].answer({})
+    last = Reader(client).lines[-1]
+    assert (last["error"]["call"], last["undo"]) == ("b", {"a": "undone"})
 
 
 def test_a_client_that_leaves_in_the_middle_cancels_the_rest(tmp_path: Path) -> None:
