@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from twisted.logger import Logger
 
+from apigw.config.addresses import EndpointAddress
 from apigw.config.listen import ListenSettings
 from apigw.downstream.h1_channel import H1Channel
 from apigw.downstream.site import Finished, GatewaySite, Limits
@@ -40,7 +42,7 @@ class Listening:
     """
     A listener.
 
-    :ivar site: the factory of its connections. :ivar address: as it is written. :ivar socket: it listens.
+    :ivar site: the factory of its connections. :ivar socket: it listens.
     :ivar handshake_failures: how many TLS handshakes came to nothing, by reason.
     :raises CannotListen: from the constructor, which binds.
     """
@@ -54,15 +56,14 @@ class Listening:
         root: GatewayResource,
         proxies: tuple[IPv4Network | IPv6Network, ...],
         finished: Finished,
-        sharing: socket.socket | None = None,
+        leaving: Mapping[EndpointAddress, socket.socket] | None = None,
     ) -> None:
         """
-        :param sharing: the socket of a listener with the same endpoint, which leaves when this one is there: so no
-            client is refused in between.
+        :param leaving: the sockets of listeners that leave when this one is there. With the same endpoint, the socket
+            is taken over: so no client is refused in between.
         """
         self.name = name
         self.settings = settings
-        self.address = str(settings.endpoint)
         self.store: CertificateStore | None = None
         if settings.tls is not None:
             self.store = CertificateStore(
@@ -84,7 +85,7 @@ class Listening:
         self.handshake_failures: dict[str, int] = {}
         self._tls_server: TLSServer | None = None
         self._proxy_rules: ProxyRules | None = None
-        self.socket = sharing.dup() if sharing is not None else open_socket(settings.endpoint)
+        self.socket = take_over(settings.endpoint, leaving or {})
         self._listener: Listener | None = None
 
     async def start(self) -> None:
@@ -120,6 +121,11 @@ class Listening:
 
     def _trusts(self, peer: str) -> bool:
         return self.site.trusted(peer)  # a reload changes it
+
+    @property
+    def address(self) -> str:
+        """Its endpoint, as it is written."""
+        return str(self.settings.endpoint)
 
     @property
     def connections(self) -> int:
@@ -194,6 +200,17 @@ class Listening:
             self._listener.close()
         else:
             self.socket.close()
+
+
+def take_over(endpoint: EndpointAddress, leaving: Mapping[EndpointAddress, socket.socket]) -> socket.socket:
+    """
+    A socket for an endpoint: the one that a leaving listener has there, or a new one.
+
+    :raises CannotListen: it can't be made.
+    """
+    if endpoint in leaving:
+        return leaving[endpoint].dup()
+    return open_socket(endpoint, [sock for other, sock in leaving.items() if other.overlaps(endpoint)])
 
 
 def _limits(settings: ListenSettings) -> Limits:

@@ -19,7 +19,7 @@ import gc
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
@@ -30,6 +30,7 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
+from apigw.config.addresses import EndpointAddress
 from apigw.config.configuration import Configuration
 from apigw.config.listen import ListenSettings
 from apigw.config.problems import ConfigurationError
@@ -42,7 +43,7 @@ from apigw.gateway.listening import Listening
 from apigw.gateway.policies import secret_parameters
 from apigw.gateway.upstream_metrics import measure
 from apigw.gateway.views import AdminListening
-from apigw.net.sockets import CannotListen, Descriptors
+from apigw.net.sockets import CannotListen, Descriptors, use_mode
 from apigw.net.systemd import Systemd
 from apigw.observability import instruments
 from apigw.observability.access_log import AccessLog, open_access_log
@@ -129,7 +130,11 @@ class GatewayService(Service):
             raise
 
     def _listening(
-        self, name: str, settings: ListenSettings, generation: Generation, sharing: socket.socket | None = None
+        self,
+        name: str,
+        settings: ListenSettings,
+        generation: Generation,
+        leaving: Mapping[EndpointAddress, socket.socket] | None = None,
     ) -> Listening:
         return Listening(
             name,
@@ -138,7 +143,7 @@ class GatewayService(Service):
             root=generation.root,
             proxies=generation.configuration.gateway.trusted_proxies,
             finished=self.finished,
-            sharing=sharing,
+            leaving=leaving,
         )
 
     def startService(self) -> None:
@@ -368,9 +373,9 @@ class GatewayService(Service):
             new = build(configuration, self.shared, old)
             for name, settings in wanted.items():
                 if not _stays(self.listening.get(name), settings):
-                    opened[name] = self._listening(name, settings, new, free.get(settings.endpoint))
+                    opened[name] = self._listening(name, settings, new, free)
             if configuration.admin is not None and not _stays(self.admin, configuration.admin):
-                admin = AdminListening(configuration.admin, self, free.get(configuration.admin.endpoint))
+                admin = AdminListening(configuration.admin, self, free)
             if _access_log_of(configuration) != _access_log_of(old.configuration):
                 access_log = self._new_access_log(configuration)
             for name, upstream in new.upstreams.items():
@@ -408,6 +413,9 @@ class GatewayService(Service):
         self.listening = {name: opened.get(name) or self.listening[name] for name in wanted}
         if admin is not None or former_admin is not None:
             self.admin = admin
+        elif self.admin is not None and configuration.admin is not None:
+            self.admin.settings = configuration.admin
+        self._use_modes()
         if access_log is not self._access_log:
             self._use_access_log(access_log)
         self.applied_at = time.time()  # noqa: TID251 - a person reads it
@@ -423,6 +431,16 @@ class GatewayService(Service):
             await listening.leave(shared=listening.settings.endpoint in taken)
         await self._retire(old, new)
         log.info("the new configuration is in force: {routes} routes", routes=len(new.facts))
+
+    def _use_modes(self) -> None:
+        """A UNIX socket stays when only its permissions change."""
+        for listening in (*self.listening.values(), *((self.admin,) if self.admin is not None else ())):
+            try:
+                use_mode(listening.socket, listening.settings.endpoint.mode)
+            except OSError as error:
+                log.error(
+                    "{address} keeps its permissions: {why}", address=listening.settings.endpoint, why=error.strerror
+                )
 
     async def _retire(self, old: Generation, new: Generation) -> None:
         """Stop what only ``old`` has."""

@@ -16,12 +16,14 @@ from typing import Any, Protocol
 from apigw.admin.access import Access
 from apigw.admin.site import AdminSite
 from apigw.admin.views import ConfigStatus
+from apigw.config.addresses import EndpointAddress
 from apigw.config.gateway import AdminSettings
 from apigw.config.problems import ConfigurationError
 from apigw.gateway.build import Generation
 from apigw.gateway.environment import Shared
 from apigw.gateway.levers import levers
-from apigw.net.sockets import open_socket, remove_path
+from apigw.gateway.listening import take_over
+from apigw.net.sockets import remove_path
 from apigw.observability.metrics import Snapshot
 
 
@@ -87,13 +89,17 @@ class AdminListening:
     :raises CannotListen: from the constructor, which binds.
     """
 
-    def __init__(self, settings: AdminSettings, service: Running, sharing: socket.socket | None = None) -> None:
+    def __init__(
+        self,
+        settings: AdminSettings,
+        service: Running,
+        leaving: Mapping[EndpointAddress, socket.socket] | None = None,
+    ) -> None:
         """
-        :param sharing: the socket of a listener with the same endpoint, which leaves when this one is there.
+        :param leaving: the sockets of listeners that leave when this one is there.
         """
         self.settings = settings
-        self.address = str(settings.endpoint)
-        self.socket = sharing.dup() if sharing is not None else open_socket(settings.endpoint)
+        self.socket = take_over(settings.endpoint, leaving or {})
         self._service = service
         self._site: AdminSite | None = None
         self._waiting: asyncio.TimerHandle | None = None
@@ -137,7 +143,7 @@ class AdminListening:
             reactor.adoptStreamConnection(connection.fileno(), connection.family, self._site)
 
     def may_become(self, settings: AdminSettings) -> bool:
-        """Whether nothing of it changed."""
+        """Whether nothing of it changed, but for the permissions of its socket's file."""
         return settings == self.settings
 
     def close(self, *, shared: bool = False) -> None:

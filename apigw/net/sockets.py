@@ -17,6 +17,7 @@ import os
 import resource
 import socket
 import stat
+from collections.abc import Iterable
 
 from twisted.internet.endpoints import _SystemdParser
 from twisted.logger import Logger
@@ -39,15 +40,16 @@ class CannotListen(Exception):
     """An endpoint can't be listened on; the words are for whoever wrote it."""
 
 
-def open_socket(endpoint: EndpointAddress) -> socket.socket:
+def open_socket(endpoint: EndpointAddress, beside: Iterable[socket.socket] = ()) -> socket.socket:
     """
     Give a socket that listens, non-blocking and not inherited by programs that are started.
 
+    :param beside: ours, on the same port of other interfaces, soon to be closed: they are not in the way.
     :raises CannotListen: with the endpoint and the system's reason.
     """
     try:
         if endpoint.kind == "tcp":
-            return _open_tcp(endpoint.host, endpoint.port)
+            return _open_tcp(endpoint.host, endpoint.port, list(beside))
         if endpoint.kind == "unix":
             return _open_unix(str(endpoint.path), endpoint.mode)
         return _take_systemd(endpoint.name)
@@ -56,7 +58,7 @@ def open_socket(endpoint: EndpointAddress) -> socket.socket:
         raise CannotListen(f"cannot listen on {endpoint}: {why[:1].lower()}{why[1:]}") from error
 
 
-def _open_tcp(host: str, port: int) -> socket.socket:
+def _open_tcp(host: str, port: int, beside: list[socket.socket]) -> socket.socket:
     family, kind, proto, _, address = socket.getaddrinfo(
         host,
         port,
@@ -69,11 +71,18 @@ def _open_tcp(host: str, port: int) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        # Only while it is bound: another process of ours must find the port taken.
+        for each in (sock, *beside) if beside else ():
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(address)
         sock.listen(BACKLOG)
     except BaseException:
         sock.close()
         raise
+    finally:
+        for each in (sock, *beside) if beside else ():
+            if each.fileno() >= 0:
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
     sock.setblocking(False)
     return sock
 
@@ -132,6 +141,17 @@ def remove_path(sock: socket.socket) -> None:
         with contextlib.suppress(FileNotFoundError):
             if _made.pop(path) == _identity(path):
                 os.unlink(path)
+
+
+def use_mode(sock: socket.socket, mode: int) -> None:
+    """
+    Give the file of a UNIX socket that this process made these permissions; other sockets have none.
+
+    :raises OSError: it isn't ours any more.
+    """
+    path = sock.getsockname() if sock.family == socket.AF_UNIX else ""
+    if path in _made and _made[path] == _identity(path):
+        os.chmod(path, mode)
 
 
 def _identity(path: str) -> tuple[int, int, int]:

@@ -204,6 +204,54 @@ async def test_the_admin_listener_on_a_unix_socket_leaves_no_file(tmp_path: Path
     assert not (tmp_path / "admin.sock").exists()
 
 
+async def test_permissions_of_unix_sockets_change_and_connections_stay(tmp_path: Path, origin: Origin) -> None:
+    def configuration(mode: str, *options: str) -> str:
+        return upstream(origin.port) + route("/") + "\n".join(
+            ["", "[listen public]", f"endpoint = unix:{tmp_path}/http.sock:mode={mode}", *options,
+             "[admin]", f"endpoint = unix:{tmp_path}/admin.sock:mode={mode}", ""]
+        )  # fmt: skip
+
+    def modes() -> list[str]:
+        return [f"{(tmp_path / name).stat().st_mode & 0o777:o}" for name in ("http.sock", "admin.sock")]
+
+    async with running(tmp_path, configuration("600")) as gateway:
+        client = await RawClient.connect(path=f"{tmp_path}/http.sock")
+        listening = gateway.service.listening["public"]
+        await gateway.reload(configuration("666"))
+        assert (gateway.service.last_error, modes()) == (None, ["666", "666"])
+        assert gateway.service.listening["public"] is listening
+        client.send(GET)
+        assert (await client.read_response()).status == 200
+        client.close()
+        # With an option that asks for another listener, the file stays where it is.
+        await gateway.reload(configuration("640", "proxy_protocol = yes"))
+        assert (gateway.service.last_error, modes()) == (None, ["640", "640"])
+        await gateway.reload(configuration("600", "[upstream b]", "targets = nonsense"))
+        assert modes() == ["640", "640"]
+
+
+@pytest.mark.parametrize("admin", [False, True])
+@pytest.mark.parametrize(("before", "after"), [("127.0.0.1", "0.0.0.0"), ("0.0.0.0", "127.0.0.1"), ("0.0.0.0", "::")])
+async def test_the_same_port_on_other_interfaces(
+    tmp_path: Path, origin: Origin, before: str, after: str, admin: bool
+) -> None:
+    port = free_port()
+    base = upstream(origin.port) + route("/") + listen(free_port(), name="other")
+
+    def endpoint(interface: str) -> str:
+        return f"[{'admin' if admin else 'listen public'}]\nendpoint = tcp:{port}:interface={interface}\n"
+
+    async with running(tmp_path, base + endpoint(before)) as gateway:
+        await gateway.reload(base + endpoint(after))
+        assert gateway.service.last_error is None
+        answer = await gateway.get("/routes", port=port, host="localhost")
+        assert answer.status == 200
+        with pytest.raises(OSError, match="in use"), socket.create_server(("127.0.0.1", port)):
+            pass
+        await gateway.reload(base)
+        assert not takes_connections(port)
+
+
 async def test_a_bad_file_changes_nothing_and_is_shown_everywhere(tmp_path: Path, origin: Origin) -> None:
     good = upstream(origin.port) + route("/") + ADMIN
     async with running(tmp_path, good) as gateway:
