@@ -12,9 +12,12 @@ Not here: the command (``apigw.cli``).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, cast, get_args
 from urllib.parse import urlsplit
 
+from apigw.aggregation.plan import Asking, plan
+from apigw.aggregation.scope import scope
 from apigw.config.configuration import Configuration
 from apigw.config.model import find
 from apigw.config.values import Secret
@@ -49,6 +52,7 @@ def explain(
     :param peer: the address that the request comes from; if it is one of ``trusted_proxies``, X-Forwarded-* count.
     :return: JSON-able. ``request``; ``refused`` (status, reason, detail, allow) or ``route`` (kind, name, origin,
         captures), with ``policies``, and ``answer``: ``upstream``, ``redirect``, ``respond`` or what else answers;
+        of an aggregate, its ``calls`` with the paths that can be told from the request alone;
         and ``considered``: all routes in the order of choice, with the first condition that failed.
     """
     result: dict[str, Any] = {"request": {"method": method, "url": url}, "considered": []}
@@ -172,16 +176,18 @@ def _is_secret(annotation: Any) -> bool:
 
 def _answer(configuration: Configuration, facts: _Facts, request: Request) -> dict[str, Any]:
     settings = facts.settings
-    kind, _ = facts.section
+    kind, name = facts.section
+    if kind == "aggregate":
+        return _aggregate(configuration, name, settings, request)
+    if kind == "batch":
+        return {"by": kind, "settings": _own(configuration, facts.section)}
     if kind != "route":
         return {"by": kind, "class": _named(settings.class_)} if kind == "resource" else {"by": kind}
     if settings.redirect is not None:
         return {"by": "redirect", "status": settings.redirect.status, "location": settings.redirect.location}
     if settings.respond is not None:
         return {"by": "respond", "status": settings.respond.status, "text": settings.respond.text}
-    split = configuration.of("split").get(settings.upstream)
-    names = list(split.upstreams) if split is not None else [settings.upstream]
-    targets = [target for name in names for target in getattr(configuration.upstreams.get(name), "targets", ())]
+    split, targets = _targets(configuration, settings.upstream)
     answer: dict[str, Any] = {
         "by": "upstream",
         "upstream": settings.upstream,
@@ -209,6 +215,58 @@ def _answer(configuration: Configuration, facts: _Facts, request: Request) -> di
     answer["target_path"] = line.split(" ")[1]
     answer["headers"] = [field.split(": ", 1) for field in fields]
     return answer
+
+
+def _targets(configuration: Configuration, upstream: str) -> tuple[Any, list[Any]]:
+    """The split of that name, if there is one; and all targets behind the name."""
+    split = configuration.of("split").get(upstream)
+    names = list(split.upstreams) if split is not None else [upstream]
+    return split, [target for name in names for target in getattr(configuration.upstreams.get(name), "targets", ())]
+
+
+def _aggregate(configuration: Configuration, name: str, settings: Any, request: Request) -> dict[str, Any]:
+    own = _own(configuration, ("aggregate", name))
+    if settings.class_ is not None:
+        return {"by": "aggregate", "class": _named(settings.class_), "settings": own}
+    made = plan(settings)
+    values = scope(request, made.roots, None)
+    calls = []
+    for call in made.calls:
+        asked = _asked(configuration, name, "call", call.asking, values)
+        asked["after"] = [made.calls[index].name for index in call.needs]
+        if call.undo is not None:
+            asked["undo"] = _asked(configuration, name, "undo", call.undo, values)
+        calls.append(asked)
+    return {"by": "aggregate", "settings": own, "calls": calls}
+
+
+def _asked(
+    configuration: Configuration, aggregate: str, group: str, asking: Asking, values: dict[str, Any]
+) -> dict[str, Any]:
+    """A call, or what takes one back; with its path, if the request has all that stands in it."""
+    section, option = ("aggregate", aggregate), f"{group}.{asking.name}"
+    found: dict[str, Any] = {
+        "name": asking.name,
+        "origin": configuration.origin(*section, option),
+        "upstream": asking.upstream,
+        "targets": [str(target) for target in _targets(configuration, asking.upstream)[1]],
+        "method": _text(asking.method),
+        "template": str(asking.path),
+    }
+    with suppress(GatewayError):
+        path, query = asking.path.fill(values, asking.slashes)
+        found["target_path"] = _text(path if query is None else b"%b?%b" % (path, query))
+    written = _written(configuration, section)
+    found["settings"] = {
+        each.removeprefix(f"{option}."): value for each, value in written.items() if each.startswith(f"{option}.")
+    }
+    return found
+
+
+def _own(configuration: Configuration, section: Section) -> dict[str, str]:
+    """What a section says of itself, beside which requests it is for and what it calls."""
+    elsewhere = ("path", "hosts", "methods", "header.", "query.", "priority", "policies", "call.", "undo.", "class")
+    return {name: value for name, value in _written(configuration, section).items() if not name.startswith(elsewhere)}
 
 
 def _host_of(target: TargetSpec) -> bytes:
@@ -280,9 +338,27 @@ def _rendered_route(explained: dict[str, Any]) -> list[str]:
         lines.append(f"redirected: {answer['status']} {answer['location']}")
     elif answer["by"] == "respond":
         lines.append(f"answered: {answer['status']} {answer['text']}".rstrip())
+    elif answer["by"] == "aggregate" and "calls" in answer:
+        lines.append(f"answered by aggregate {route['name']}, which calls")
+        for call in answer["calls"]:
+            when = f"after {', '.join(call['after'])}" if call["after"] else "at once"
+            lines += ["", f"  {call['name']}, {when}  ({call['origin']})", *_rendered_call(call)]
+            if "undo" in call:
+                lines += [f"    taken back by  ({call['undo']['origin']})", *_rendered_call(call["undo"])]
+        lines += ["", *_table([name, value] for name, value in answer["settings"].items())]
+    elif answer["by"] == "batch":
+        lines.append(f"answered by batch {route['name']}: each of its requests goes the way of a request of its own")
+        lines += _table([name, value] for name, value in answer["settings"].items())
     else:
         lines.append(f"answered by {answer['by']} {answer.get('class', '')}")
+        lines += _table([name, value] for name, value in answer.get("settings", {}).items())
     return lines
+
+
+def _rendered_call(call: dict[str, Any]) -> list[str]:
+    lines = [f"    {call['method']} {call.get('target_path', call['template'])}"]
+    lines += [f"    to upstream {call['upstream']}: {', '.join(call['targets'])}"]
+    return lines + [f"  {line}" for line in _table([name, value] for name, value in call["settings"].items())]
 
 
 def _refusal(refused: dict[str, Any]) -> str:

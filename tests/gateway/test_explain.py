@@ -234,3 +234,76 @@ def test_a_split_and_a_mirror_are_explained(tmp_path: Path) -> None:
     assert explained["answer"]["origin"].endswith("gw.ini:5")
     assert "  75% a\n  25% b\n" in render(explained)
     assert "copies to b 10%" in render(explained)
+
+
+CALLS = """\
+[listen public]
+endpoint = tcp:8080:interface=127.0.0.1
+[upstream users]
+targets = http://127.0.0.1:9101
+[upstream blue]
+targets = http://127.0.0.1:9102
+[upstream green]
+targets = http://127.0.0.1:9103
+[split orders]
+upstreams = blue 90%, green 10%
+[aggregate page]
+path = /page/{id}
+methods = GET, POST
+timeout = 3s
+call.user = users GET /users/{path.id}?full={query.full}
+call.orders = orders GET /orders?user={user.id}
+call.orders.optional = yes
+call.note = users POST /notes/{jwt.sub}
+undo.note = users DELETE /notes/{note.id}
+response = {user: user, orders: orders}
+[batch all]
+path = /batch
+max_requests = 5
+"""
+
+
+def test_the_calls_of_an_aggregate_are_told_in_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "gw.ini"
+    path.write_text(CALLS)
+    explained = explain(load_all(str(path), {}), "GET", "/page/a%20b?full=1")
+    answer = explained["answer"]
+    assert answer["settings"] == {"timeout": "3s", "response": "{user: user, orders: orders}"}
+    user, orders, note = answer["calls"]
+    assert (user["target_path"], user["after"], user["targets"]) == (
+        "/users/a%20b?full=1",
+        [],
+        ["http://127.0.0.1:9101"],
+    )
+    assert (orders["template"], "target_path" in orders) == ("/orders?user={user.id}", False)
+    assert (orders["after"], orders["settings"]) == (["user"], {"optional": "yes"})
+    assert orders["targets"] == ["http://127.0.0.1:9102", "http://127.0.0.1:9103"]
+    assert (note["undo"]["method"], note["undo"]["template"]) == ("DELETE", "/notes/{note.id}")
+    assert render(explained).split("answered by")[1] == (
+        " aggregate page, which calls\n\n"
+        f"  user, at once  ({path}:15)\n"
+        "    GET /users/a%20b?full=1\n"
+        "    to upstream users: http://127.0.0.1:9101\n\n"
+        f"  orders, after user  ({path}:16)\n"
+        "    GET /orders?user={user.id}\n"
+        "    to upstream orders: http://127.0.0.1:9102, http://127.0.0.1:9103\n"
+        "    optional  yes\n\n"
+        f"  note, at once  ({path}:18)\n"
+        "    POST /notes/{jwt.sub}\n"
+        "    to upstream users: http://127.0.0.1:9101\n"
+        f"    taken back by  ({path}:19)\n"
+        "    DELETE /notes/{note.id}\n"
+        "    to upstream users: http://127.0.0.1:9101\n\n"
+        "  timeout   3s\n"
+        "  response  {user: user, orders: orders}\n"
+    )
+
+
+def test_a_batch_is_told_with_its_limits(tmp_path: Path) -> None:
+    path = tmp_path / "gw.ini"
+    path.write_text(CALLS)
+    explained = explain(load_all(str(path), {}), "POST", "/batch")
+    assert explained["answer"] == {"by": "batch", "settings": {"max_requests": "5"}}
+    assert render(explained).endswith(
+        "answered by batch all: each of its requests goes the way of a request of its own\n  max_requests  5\n"
+    )
