@@ -19,6 +19,7 @@ from apigw.exchange.headers import Pair
 from apigw.http.chunked import ChunkedReader, MalformedChunks, chunk, last_chunk
 from apigw.http.h1_heads import LONGEST_RESPONSE_HEAD, ResponseHead, ResponseHeads
 from apigw.net.timers import Wheel
+from apigw.net.tls_transport import TLSBroken
 
 
 class Exchange(Protocol):
@@ -64,7 +65,7 @@ class UpstreamConnection(asyncio.Protocol):
     """
     A connection. Its transport is a native one, or TLS over one.
 
-    :ivar uses: how many exchanges were begun on it.
+    :ivar uses: how many exchanges were begun on it. :ivar fault: why it was lost, once it is.
     """
 
     __slots__ = (
@@ -82,6 +83,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_touched",
         "_transport",
         "chunked_out",
+        "fault",
         "next_check",
         "uses",
     )
@@ -101,6 +103,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._paused = False
         self._activity = 0.0
         self.chunked_out = False
+        self.fault: UpstreamFault | None = None
         self.next_check = 0.0
         self.uses = 0
 
@@ -155,6 +158,10 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._chunked_in = None
+        if isinstance(exc, TLSBroken):  # such as by an alert: TLS 1.3 tells last what it thinks of our certificate
+            self.fault = UpstreamFault(f"TLS with the service failed: {exc}", reason="upstream_tls_failed")
+        else:
+            self.fault = UpstreamFault("the service closed the connection without an answer", reason="upstream_reset")
         pool = self._pool
         pool.wheel.forget(self)
         body, self._body = self._body, None
@@ -168,10 +175,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._exchange = None
             untouched = self.uses > 1 and not self._touched
             exchange.released()
-            exchange.broke(
-                UpstreamFault("the service closed the connection without an answer", reason="upstream_reset"),
-                untouched=untouched,
-            )
+            exchange.broke(self.fault, untouched=untouched)
         pool.lost(self)
 
     def pause_writing(self) -> None:

@@ -11,10 +11,17 @@ import asyncio
 import socket
 from collections.abc import Callable
 
+from twisted.logger import Logger
+
 from apigw.exchange.errors import GatewayError, UpstreamFault
 from apigw.net.tls_client import ClientTLS, TLSFailure
 from apigw.upstream.connection import UpstreamConnection
 from apigw.upstream.pool import Dial
+
+log = Logger()
+
+SAID_AGAIN = 60.0
+"""Seconds after which the log says again that a target's TLS fails as it did."""
 
 
 def dialler(
@@ -27,6 +34,15 @@ def dialler(
     :param server_name: whom the certificate must name, if it is not ``host``.
     :param timeout: seconds for the name, the connection and the TLS handshake together.
     """
+    said: tuple[str, float] = ("", 0.0)
+
+    def complain(failure: TLSFailure, now: float) -> None:
+        """Clients are told only that TLS failed; why is the operator's business."""
+        nonlocal said
+        if failure.detail != said[0] or now >= said[1] + SAID_AGAIN:
+            said = (failure.detail, now)
+            where = path or f"{host}:{port}"
+            log.warn("TLS with {where} failed: {reason}: {detail}", where=where, reason=failure.reason, detail=said[0])
 
     def dial(
         make: Callable[[], UpstreamConnection],
@@ -73,6 +89,8 @@ def dialler(
             if error is None:
                 connected(task.result())
             else:
+                if isinstance(error, TLSFailure):
+                    complain(error, loop.time())
                 failed(_fault(error))
 
         task = loop.create_task(connect())

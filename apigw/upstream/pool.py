@@ -217,7 +217,7 @@ class Pool:
         def connected(connection: UpstreamConnection) -> None:
             self._dialling.pop(key, None)
             if not connection.usable:  # it was lost already
-                failed(UpstreamFault("the service closed the connection at once", reason="upstream_reset"))
+                failed(connection.fault or UpstreamFault("the connection was closed", reason="upstream_reset"))
                 return
             self.connections.add(connection)
             self.wheel.watch(connection, self.wheel.clock() + self.keep_timeout)

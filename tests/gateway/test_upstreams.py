@@ -7,10 +7,12 @@ import ssl
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from tests.certificates import Authority
 from tests.gateway.running import Gateway, request, route, running, upstream
@@ -157,8 +159,16 @@ async def test_an_https_target(tmp_path: Path, names: list[str], options: str, s
             assert (await gateway.get("/")).body == b"hello"
             assert secure.origin.requests[0].values(b"host") == [b"localhost:%d" % secure.origin.port]
         else:
+            events: list[LogEvent] = []
+            observer: Any = events.append
+            globalLogPublisher.addObserver(observer)
             assert await reason(gateway) == (502, "upstream_tls_failed")
+            assert await reason(gateway) == (502, "upstream_tls_failed")
+            globalLogPublisher.removeObserver(observer)
             assert secure.origin.requests == []
+            said = [text for event in events if "TLS with" in (text := formatEvent(event))]
+            assert len(said) == 1, "why, and once"
+            assert f"localhost:{secure.origin.port} failed: " in said[0]
     await secure.origin.stop()
 
 

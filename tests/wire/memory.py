@@ -113,8 +113,12 @@ class Wire(asyncio.Transport):
 
     def reset(self) -> None:
         """Break the connection."""
+        self.lose(ConnectionResetError())
+
+    def lose(self, error: Exception) -> None:
+        """Let the connection fail."""
         self.aborted = True
-        self._lose(ConnectionResetError())
+        self._lose(error)
 
     def take(self) -> bytes:
         """What was received since the last time."""

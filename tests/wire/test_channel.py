@@ -17,6 +17,7 @@ from apigw.exchange.problem import problem
 from apigw.exchange.request import Request
 from apigw.exchange.responder import Done, respond_by
 from apigw.exchange.response import Response
+from apigw.net.tls_transport import TLSBroken
 from apigw.upstream.cluster import Cluster
 from apigw.upstream.forward import Forward
 from tests.wire.memory import Path, Wire
@@ -679,6 +680,14 @@ def test_a_kept_connection_that_turns_out_dead_costs_nobody_an_answer() -> None:
     assert len(path.origins) == 2
     path.origin.send(OK)
     assert path.client.received == OK
+
+
+def test_a_service_that_refuses_our_certificate_after_the_handshake() -> None:
+    path = Path()
+    path.client.send(get())
+    path.origin.lose(TLSBroken("tlsv13 alert certificate required"))
+    assert statuses(path.client.received) == [b"502"]
+    assert reason_of(path.client.received) == "upstream_tls_failed"
 
 
 def test_a_post_on_a_kept_connection_that_turns_out_dead_is_not_sent_twice() -> None:
