@@ -4,6 +4,7 @@ The sections that are there once: ``[gateway]``, ``[admin]``, ``[health]``, ``[d
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -34,6 +35,31 @@ def _state(text: Text) -> str:
     return str(text)
 
 
+def _name_server(text: Text) -> tuple[str, int]:
+    written = one_line(text)
+    host, colon, port = written.rpartition(":")
+    if not colon or (":" in host and not host.endswith("]")):
+        host, port = written, "53"
+    try:
+        address = str(ip_address(host.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        raise Wrong("{shown} is not the address of a name server") from None
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        raise Wrong("{shown} has no port from 1 to 65535")
+    return address, int(port)
+
+
+def _show_name_server(server: tuple[str, int]) -> str:
+    host, port = server
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+NameServer = Annotated[
+    tuple[str, int],
+    Form("address", "an address such as 10.0.0.53 or 127.0.0.1:5353", _name_server, _show_name_server),
+]
+
+
 class GatewaySettings(Settings):
     """The process as a whole."""
 
@@ -44,7 +70,9 @@ class GatewaySettings(Settings):
         "memory:", description="Where limits, cached answers and revocations are shared: `memory:` is this machine's."
     )
     access_log: Annotated[str, Form("path, - or off", "a path, - for standard output, or off", _access_log)] = Field(
-        "-", description="Where each request is logged: a path, `-` for standard output, or `off`."
+        "-",
+        description="Where each request is logged: a path, `-` for standard output (of a daemon: its log file), or"
+        " `off`.",
     )
     access_log_format: Literal["json", "combined"] = Field(
         "json", description="`json` is one object a line; `combined` is the format of Apache and nginx."
@@ -56,6 +84,11 @@ class GatewaySettings(Settings):
     )
     drain_timeout: Duration = Field(
         30.0, description="How long requests in flight may take when the gateway is stopped; then they are cut off."
+    )
+    name_servers: Several[NameServer] = Field(
+        (),
+        description="Who is asked for the names of `dns:` and `srv:` targets that `/etc/hosts` does not have; without"
+        " any, those of `/etc/resolv.conf`. The port is 53 if none is written.",
     )
     include: StrList = Field(
         (),

@@ -199,7 +199,7 @@ class Upstream:
         if all(isinstance(source, TargetSpec) for source in settings.sources):
             return
         self.discovery = Discovery(
-            settings.sources, reactor, settings.discover_interval, shared.resolver, shared.outside.get
+            settings.sources, reactor, settings.discover_interval, lambda: shared.names, shared.outside.get
         )
         if former is not None:
             self.discovery.take_over(former)

@@ -14,6 +14,7 @@ from typing import Any
 
 from apigw.exchange.request import Request
 from apigw.gateway.fetching import Outside
+from apigw.gateway.names import Names
 from apigw.net.timers import TICK, Wheel
 from apigw.observability.metrics import Metrics
 from apigw.policies.revocation import Revocations, RevocationSettings
@@ -41,12 +42,12 @@ class Shared:
         self.store = MemoryStore(time.time)  # noqa: TID251 - what is shared ends at a time of day
         self.limits = MemoryLimits(monotonic, self.later)
         self.outside = Outside(self.wheel, self.later)
+        self.names = Names()
         self.ready = False
         self.finished: Callable[[Request, int, int, float], None] = lambda *_: None
         self.asked: tuple[dict[str, Any], Revocations | None] | None = None
         self._revocations: Revocations | None = None
         self._ticking: asyncio.TimerHandle | None = None
-        self._resolver: Any = None
         self.ticks: list[Callable[[float], None]] = []
 
     def later(self, delay: float, call: Callable[[], None]) -> Callable[[], None]:
@@ -65,19 +66,13 @@ class Shared:
     def remember(self) -> Callable[[], None]:
         """Note what building another configuration changes here; what is returned puts it back."""
         upstreams, asked, revocations = self.outside.upstreams, self.asked, self._revocations
+        servers = self.names.servers
 
         def put_back() -> None:
             self.outside.upstreams, self.asked, self._revocations = upstreams, asked, revocations
+            self.names.ask(servers)
 
         return put_back
-
-    def resolver(self) -> Any:
-        """Who asks the name servers of the system; it reads their file again when it changes."""
-        if self._resolver is None:
-            from twisted.names.client import Resolver
-
-            self._resolver = Resolver(resolv="/etc/resolv.conf")
-        return self._resolver
 
     def start(self) -> None:
         """Let the wheel turn."""
@@ -99,8 +94,7 @@ class Shared:
     def stop(self) -> None:
         """Stop the wheel, and close what was kept open."""
         self.outside.close()
-        if self._resolver is not None:
-            self._resolver._parseCall.cancel()
+        self.names.close()
         if self._ticking is not None:
             self._ticking.cancel()
 

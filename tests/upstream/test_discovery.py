@@ -13,8 +13,6 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.task import Clock
 from twisted.names import client, dns
-from twisted.names.authority import FileAuthority
-from twisted.names.server import DNSServerFactory
 from twisted.web.http_headers import Headers
 
 from apigw.config.text import Wrong, written
@@ -22,36 +20,11 @@ from apigw.upstream.discovery.discovery import Discovery
 from apigw.upstream.discovery.file import FileSource
 from apigw.upstream.discovery.source import Source, Unusable, parse_targets
 from apigw.upstream.target_spec import SourceSpec, TargetSpec, parse_target
-
-SOA = dns.Record_SOA(b"ns.test", b"root.test", 1, 60, 60, 3600, 60, 60)
-
-
-class Zone(FileAuthority):
-    """Records in memory."""
-
-    soa: Any
-    records: Any
-
-    def loadFile(self, filename: object) -> None:
-        self.soa = (b"test", SOA)
-        self.records = {b"test": [SOA]}
+from tests.name_server import NameServer
 
 
-class NameServer:
-    """A DNS server whose records can be changed, on a port of its own."""
-
-    def __init__(self) -> None:
-        from twisted.internet import reactor
-
-        self.authority = Zone("")  # type: ignore[no-untyped-call]
-        factory = DNSServerFactory(authorities=[self.authority])
-        protocol = dns.DNSDatagramProtocol(factory)
-        factory.noisy = protocol.noisy = False
-        self.port = reactor.listenUDP(0, protocol, interface="127.0.0.1")  # type: ignore[attr-defined]
-        self.resolver = client.Resolver(servers=[("127.0.0.1", self.port.getHost().port)])
-
-    def say(self, name: str, *records: Any) -> None:
-        self.authority.records[name.encode()] = list(records)
+def resolving(server: NameServer) -> client.Resolver:
+    return client.Resolver(servers=[("127.0.0.1", server.port)])
 
 
 @pytest.fixture
@@ -60,7 +33,7 @@ def names() -> Iterator[NameServer]:
 
     server = NameServer()
     yield server
-    pytest_twisted.blockon(server.port.stopListening())
+    pytest_twisted.blockon(server.stop())
 
 
 class Heard:
@@ -115,7 +88,7 @@ async def test_all_addresses_of_a_name_are_targets_and_are_asked_for_again_when_
         dns.Record_A("127.0.0.1", ttl=60),
         dns.Record_AAAA("::1", ttl=60),
     )
-    found, heard = discovery("dns:orders.test:9102 weight=2", reactor=clock, resolver=names.resolver)
+    found, heard = discovery("dns:orders.test:9102 weight=2", reactor=clock, resolver=resolving(names))
     first = heard.next()
     found.start(heard)
     assert await first == [
@@ -136,7 +109,7 @@ async def test_all_addresses_of_a_name_are_targets_and_are_asked_for_again_when_
 async def test_a_name_server_that_fails_keeps_the_last_answer(names: NameServer) -> None:
     clock = Clock()
     names.say("orders.test", dns.Record_A("127.0.0.1", ttl=10))
-    found, heard = discovery("dns:orders.test:80", reactor=clock, resolver=names.resolver)
+    found, heard = discovery("dns:orders.test:80", reactor=clock, resolver=resolving(names))
     first = heard.next()
     found.start(heard)
     await first
@@ -157,7 +130,7 @@ async def test_a_name_server_that_fails_keeps_the_last_answer(names: NameServer)
 async def test_a_name_with_a_ttl_of_0_is_asked_for_once_a_second_at_most(names: NameServer) -> None:
     clock = Clock()
     names.say("orders.test", dns.Record_A("127.0.0.1", ttl=0))
-    found, heard = discovery("dns:orders.test:80", reactor=clock, resolver=names.resolver)
+    found, heard = discovery("dns:orders.test:80", reactor=clock, resolver=resolving(names))
     first = heard.next()
     found.start(heard)
     await first
@@ -169,7 +142,7 @@ async def test_answers_in_another_order_are_no_news(names: NameServer) -> None:
     clock = Clock()
     records = [dns.Record_A("127.0.0.1", ttl=5), dns.Record_A("127.0.0.2", ttl=5)]
     names.say("orders.test", *records)
-    found, heard = discovery("dns:orders.test:80", reactor=clock, resolver=names.resolver)
+    found, heard = discovery("dns:orders.test:80", reactor=clock, resolver=resolving(names))
     first = heard.next()
     found.start(heard)
     await first
@@ -190,7 +163,7 @@ async def test_srv_records_bring_ports_weights_and_priorities(names: NameServer)
     )
     names.say("a.orders.test", dns.Record_A("127.0.0.1", ttl=9))
     names.say("b.orders.test", dns.Record_A("127.0.0.2", ttl=30))
-    found, heard = discovery("srv:_http._tcp.orders.test scheme=https", reactor=clock, resolver=names.resolver)
+    found, heard = discovery("srv:_http._tcp.orders.test scheme=https", reactor=clock, resolver=resolving(names))
     first = heard.next()
     found.start(heard)
     assert await first == [
