@@ -92,6 +92,7 @@ class TargetSet:
         self.leaving: list[Target] = []
         self.eligible: list[Target] = []
         self.trials: list[Target] = []
+        self._backups: list[Target] = []
         self.panicking = False
         self.changes = 0
         self.outlier: OutlierDetector | None = None
@@ -214,7 +215,9 @@ class TargetSet:
         eligible = self.eligible
         free = [t for t in eligible if t not in tried and t.active < self._limit]
         if not free:
-            # All were tried, or all are full: the same one again is better than none.
+            # All were tried, or all are full: that is what backups are for, as nginx has it.
+            free = [t for t in self._backups if t not in tried and t.active < self._limit]
+        if not free:  # the same one again is better than none
             free = [t for t in eligible if t.active < self._limit] or eligible
         return self.balancer.choose_among(free, request, now) if free else None
 
@@ -232,6 +235,7 @@ class TargetSet:
             target.share = self._share(target, now)
         self.changes += 1
         self.trials, self.eligible, self.panicking = self._sort()
+        self._backups = [t for t in self.targets if t.backup and t.well and t.weight and _passing(t)]
         if self.eligible:
             self.balancer.use(self.eligible, now)
         self._only = self.eligible[0] if len(self.eligible) == 1 and not self.balancer.always_asked else None
@@ -246,7 +250,7 @@ class TargetSet:
 
     def _sort(self) -> tuple[list[Target], list[Target], bool]:
         asked = [t for t in self.targets if not t.draining and t.weight]
-        passing = [t for t in asked if t.breaker is None or t.breaker.state in PASSING]
+        passing = [t for t in asked if _passing(t)]
         half_open = [t for t in asked if t.breaker is not None and t.breaker.state is State.HALF_OPEN]
         returning = [t for t in passing if t.on_probation and not (t.probe_failed or t.ejected_until)]
         # A half-open target that is known to be down is no place for a client's request, but for want of any other.
@@ -410,7 +414,7 @@ class TargetSet:
             for target in self.targets
         ]
         judged = [target for target in self.targets if not target.draining]
-        well = [t for t in judged if t.well and (t.breaker is None or t.breaker.state in PASSING)]
+        well = [t for t in judged if t.well and _passing(t)]
         status = "degraded" if well else "unhealthy"
         if judged and len(well) == len(judged):
             status = "healthy"
@@ -463,3 +467,8 @@ class TargetSet:
         if target.state != before:
             for listener in [*self._listeners]:
                 listener(target, before, now)
+
+
+def _passing(target: Target) -> bool:
+    """Whether its circuit breaker lets everything through."""
+    return target.breaker is None or target.breaker.state in PASSING

@@ -312,6 +312,16 @@ def test_backups_are_asked_only_when_no_other_target_is_well() -> None:
     assert spare.requests == 60
 
 
+def test_a_request_that_all_others_failed_or_have_no_room_for_goes_to_a_backup() -> None:
+    targets = target_set(0, "http://a", "http://b backup=yes", "http://c backup=yes weight=0", max_requests=2)
+    first = targets.begin(ANY, 0.0)
+    assert first.target.host == "a"
+    assert targets.begin(ANY, 0.0, [first.target]).target.host == "b"
+    assert targets.begin(ANY, 0.0, targets.targets[:2]).target.host == "a"
+    assert targets.begin(ANY, 0.0).target.host == "b"  # a is full
+    assert targets.begin(ANY, 0.0).target.host == "a"  # all are: it waits there
+
+
 def test_a_weight_of_0_gets_nothing() -> None:
     targets = target_set(0, "http://a:80", "http://b:80 weight=0")
     assert set(asked(targets, 0.0)) == {"a"}
@@ -379,7 +389,7 @@ def test_one_breaker_for_the_whole_upstream() -> None:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_request_without_room_is_counted_once(count: int) -> None:
-    one = breakers(capacity=2)(Target(*specs("http://t")), 0.0)
+    one = breakers(capacity=2)(Target(specs("http://t")[0]), 0.0)
     targets = target_set(count, new_breaker=lambda target, now: one)
     held = [targets.begin(ANY, 0.0) for _ in range(2)]
     for _ in range(5):
