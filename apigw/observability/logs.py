@@ -33,7 +33,8 @@ KINDS = 1000
 """Kinds of events that are told apart."""
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
-_LIMITED = frozenset((LogLevel.warn, LogLevel.error, LogLevel.critical))
+_LIMITED = frozenset((LogLevel.debug, LogLevel.warn, LogLevel.error, LogLevel.critical))
+"""All but news: what clients do wrong (a handshake that fails) is told as debug, and they may do it often."""
 
 
 @implementer(ILogObserver)
@@ -61,7 +62,7 @@ class LogLines:
 @implementer(ILogObserver)
 class Repeats:
     """
-    Passes events on, but warnings and errors of one kind only ``burst`` times a ``period``; then says how many it kept.
+    Passes events on, but warnings, errors and debug events of one kind only ``burst`` times a ``period``; then says how many it kept.
 
     A kind is the place in the code: logger, level, format and type of failure, not the values.
     """

@@ -120,8 +120,9 @@ def test_kinds_are_told_apart_and_information_is_never_kept() -> None:
         told.repeats(event("one", LogLevel.warn))
         told.repeats(event("two", LogLevel.warn))
         told.repeats(event("one", LogLevel.warn, log_failure=failure()))
+        told.repeats(event("a client is odd", LogLevel.debug))
         told.repeats(event("news"))
-    assert told.messages == ["one", "two", "one", "news", "news"]
+    assert told.messages == ["one", "two", "one", "a client is odd", "news", "news"]
 
 
 def test_kinds_without_end_do_not_fill_the_memory() -> None:
