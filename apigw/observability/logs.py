@@ -62,7 +62,8 @@ class LogLines:
 @implementer(ILogObserver)
 class Repeats:
     """
-    Passes events on, but warnings, errors and debug events of one kind only ``burst`` times a ``period``; then says how many it kept.
+    Passes events on, but warnings, errors and debug events of one kind only ``burst`` times a ``period``; then says how
+    many it kept.
 
     A kind is the place in the code: logger, level, format and type of failure, not the values.
     """
