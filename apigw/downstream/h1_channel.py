@@ -37,7 +37,12 @@ class H1Channel(ResponseWriter):
 
     def _finish(self) -> None:
         """The response is written: log it, and go on."""
-        self._ended()
+        request = self._request
+        if request is not None:  # `_ended`, without the call
+            self._request = None
+            request._cancellers = None
+            self._activity = now = self.site.clock()
+            self.site.finished(request, self._status, self._bytes_out, now)
         transport = self._transport
         if transport is None:
             return

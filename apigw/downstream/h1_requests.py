@@ -208,7 +208,8 @@ class RequestReader(asyncio.Protocol):
                 parsed = self._parse_line(line)
             if end > site.limits.max_head:
                 self._check_fields_so_far(data, line_end)
-            head = site.heads.get(data[line_end + 2 : end + 2])
+            block = data[line_end + 2 : end + 2]
+            head = site.heads.known.get(block) or site.heads.get(block)
             method, target, path, query, authority, version = parsed
             request = Request.__new__(Request)
             request.method = method

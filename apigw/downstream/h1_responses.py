@@ -86,9 +86,6 @@ class ResponseWriter(RequestReader):
                 status, body = response.status, response.body
                 lines = self._lines(request, response)
         self._status = status
-        line = STATUS_LINES.get(status) if not response.phrase else None
-        if line is None:
-            line = b"HTTP/1.1 %d %b\r\n" % (status, response.phrase)
         if self._body is not None or self._linger:
             self._close = True  # the request's content was not read to its end, and won't be
         if self._close:
@@ -98,6 +95,21 @@ class ResponseWriter(RequestReader):
         else:
             connection = b"\r\n"
         no_content = request.method == b"HEAD" or status in {204, 304}
+        if type(body) is bytes and not no_content:
+            self._bytes_out = size = len(body)
+            origin = response.origin
+            if (
+                origin is not None
+                and lines is origin.lines
+                and size == origin.content_length
+                and status == origin.status
+            ):
+                transport.write(origin.block + connection + body)
+                self._finish()
+                return
+        line = STATUS_LINES.get(status) if not response.phrase else None
+        if line is None:
+            line = b"HTTP/1.1 %d %b\r\n" % (status, response.phrase)
         if type(body) is bytes:
             if no_content:
                 if request.method == b"HEAD" and body and b"content-length" not in response.headers:
@@ -105,7 +117,6 @@ class ResponseWriter(RequestReader):
                 head = line + lines + connection
             else:
                 head = b"%b%bContent-Length: %d\r\n%b%b" % (line, lines, len(body), connection, body)
-                self._bytes_out = len(body)
             transport.write(head)
             self._finish()
             return

@@ -47,10 +47,20 @@ class Route(Protocol):
 
 
 class Forwarding(Protocol):
-    """What is said of the client towards services: the fields ready to be sent on, and what to put before a prefix."""
+    """
+    What is said of the client towards services: the fields ready to be sent on, and what to put before a prefix.
+
+    ``ready`` is good while the request's ``lines`` are still ``received``: those, these, and the name X-Request-Id.
+    """
 
     @property
     def lines(self) -> bytes: ...
+
+    @property
+    def received(self) -> bytes: ...
+
+    @property
+    def ready(self) -> bytes: ...
 
     @property
     def prefix(self) -> bytes: ...

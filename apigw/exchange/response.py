@@ -6,9 +6,27 @@ Not here: framing and connection fields, which whoever writes the response decid
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from apigw.exchange.body import Body
 from apigw.exchange.errors import GatewayError
 from apigw.exchange.headers import Headers, Pair
+
+
+class Origin(Protocol):
+    """A service's head: its status, and its lines and framing ready to be sent on while they are unchanged."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def content_length(self) -> int: ...
+
+    @property
+    def lines(self) -> bytes: ...
+
+    @property
+    def block(self) -> bytes: ...
 
 
 class Response:
@@ -22,9 +40,10 @@ class Response:
     :ivar body: all of the content as bytes, or a stream of it.
     :ivar error: set when the gateway made this response because of an error.
     :ivar phrase: the origin's reason phrase; empty for the status' standard one.
+    :ivar origin: the head that a service sent, if this is its response: what was not changed can be sent as it stands.
     """
 
-    __slots__ = ("body", "error", "headers", "lines", "phrase", "status")
+    __slots__ = ("body", "error", "headers", "lines", "origin", "phrase", "status")
 
     def __init__(
         self,
@@ -40,6 +59,7 @@ class Response:
         self.body = body
         self.error = error
         self.phrase = b""
+        self.origin: Origin | None = None
 
     def edit_headers(self) -> Headers:
         """Headers of this response alone, to be changed."""

@@ -343,7 +343,7 @@ class Upstream:
         if pool is None:
             pool = self._checks[target] = self._pool(target, 0)
         asked = Target(target.spec)
-        asked.pool, asked.cells = pool, _NoCells()
+        asked.pool = pool
         cluster = Cluster(self.name, OneTarget(asked), self._shared.wheel, self._shared.later)
         client = UpstreamClient(self.name, Forward(cluster), clock=self._shared.clock)
         return client.request(method, path, timeout=timeout, unbuffered=True)
@@ -361,13 +361,6 @@ class Upstream:
             transport.close()
 
         return Deferred.fromFuture(asyncio.ensure_future(dial()))
-
-
-class _NoCells:
-    """Checks are no requests: they are counted by the prober."""
-
-    def observe(self, status: int) -> None:
-        pass
 
 
 def _state(target: Target) -> str:

@@ -145,7 +145,6 @@ class Outside:
             ResponseHeads(),
             host=host.encode(),
         )
-        target.cells = _NoCells()
         cluster = Cluster(spec.name, OneTarget(target), self._wheel, self._later)
         return UpstreamClient(spec.name, Forward(cluster), clock=self._wheel.clock), pool
 
@@ -180,8 +179,3 @@ class _Content(Protocol):
             self.whole.callback(b"".join(self._pieces))
         else:
             self.whole.errback(reason)
-
-
-class _NoCells:
-    def observe(self, status: int) -> None:
-        pass

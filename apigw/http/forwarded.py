@@ -30,12 +30,13 @@ class Forwarding:
     :ivar client: the client's address. :ivar scheme, host: as the client used them.
     :ivar request_id: a trusted proxy's X-Request-Id, or empty.
     :ivar lines: the fields to send on, less X-Request-Id and X-Forwarded-Prefix.
+    :ivar received: the head's own lines. :ivar ready: those, ``lines``, and the name X-Request-Id, to be sent on.
     :ivar prefix: the X-Forwarded-Prefix of a trusted proxy, or empty.
     :ivar timeout: seconds of a trusted proxy's X-Request-Timeout, or 0.0.
     :ivar trusted: whether the connection's other end is a trusted proxy.
     """
 
-    __slots__ = ("client", "host", "lines", "prefix", "request_id", "scheme", "timeout", "trusted")
+    __slots__ = ("client", "host", "lines", "prefix", "ready", "received", "request_id", "scheme", "timeout", "trusted")
 
     def __init__(
         self, head: RequestHead, peer: str, *, scheme: bytes, host: bytes, trusted: Trusted, version: bytes = b"1.1"
@@ -87,6 +88,8 @@ class Forwarding:
                 b", ".join(via),
             )
         )
+        self.received = head.lines
+        self.ready = b"%b%bX-Request-Id: " % (head.lines, self.lines)
 
 
 def _members(values: list[bytes] | None) -> list[bytes]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from http import HTTPStatus
 
 from apigw.exchange.errors import ClientFault, GatewayError, UpstreamFault
 from apigw.exchange.headers import Headers, Pair
@@ -28,6 +29,8 @@ from apigw.http.fields import (
     parse_fields,
     serialise,
 )
+
+PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 _ADDRESSES = frozenset((b"location", b"content-location", b"refresh", b"set-cookie"))
 
@@ -136,12 +139,14 @@ class ResponseHead:
     What a response's status line and field lines say.
 
     :ivar headers: the end-to-end fields less Content-Length. :ivar lines: the same as bytes.
-    :ivar content_length: -1 if there was none. :ivar phrase: the reason phrase as sent.
+    :ivar block: status line, ``lines`` and Content-Length (0 if there was none), to be sent on over HTTP/1.1.
+    :ivar content_length: -1 if there was none. :ivar phrase: the reason phrase, empty for the status' standard one.
     :ivar addressed: there is a field that may hold an address of the service (Location, Set-Cookie, ...).
     """
 
     __slots__ = (
         "addressed",
+        "block",
         "chunked",
         "close",
         "content_length",
@@ -165,7 +170,7 @@ class ResponseHead:
         self.status = int(code)
         if not is_field_value(phrase):
             raise _upstream_protocol("the reason phrase holds a control character")
-        self.phrase = phrase
+        self.phrase = phrase if phrase != PHRASES.get(self.status) else b""
         try:
             fields = parse_fields(block, lenient_colon=True)
         except MalformedFields as error:
@@ -204,6 +209,12 @@ class ResponseHead:
             self.close = True
         self.headers = Headers(pairs)
         self.lines = serialise(pairs)
+        self.block = b"HTTP/1.1 %b %b\r\n%bContent-Length: %d\r\n" % (
+            code,
+            phrase or PHRASES.get(self.status, b""),
+            self.lines,
+            max(self.content_length, 0),
+        )
 
 
 def _client_framing(detail: str) -> GatewayError:
@@ -235,14 +246,18 @@ def _chunked_request(value: bytes) -> bool:
 
 
 class RequestHeads:
-    """Request heads by their bytes, for one set of limits; the least surprising bound: when full, forget all."""
+    """
+    Request heads by their bytes, for one set of limits; the least surprising bound: when full, forget all.
 
-    __slots__ = ("_max_headers", "_remembered", "_underscores")
+    :ivar known: those that are remembered. Who looks here first saves a call.
+    """
+
+    __slots__ = ("_max_headers", "_underscores", "known")
 
     def __init__(self, max_headers: int, underscores: str = "keep") -> None:
         self._max_headers = max_headers
         self._underscores = underscores
-        self._remembered: dict[bytes, RequestHead] = {}
+        self.known: dict[bytes, RequestHead] = {}
 
     def get(self, block: bytes) -> RequestHead:
         """
@@ -250,7 +265,7 @@ class RequestHeads:
 
         :raises ClientFault: 400, 417, 431 or 501, when it must be refused.
         """
-        head = self._remembered.get(block)
+        head = self.known.get(block)
         if head is None:
             lines = block.count(b"\n")
             if lines != block.count(b"\r\n"):
@@ -261,19 +276,23 @@ class RequestHeads:
                 )
             head = RequestHead(block, self._underscores)
             if len(block) <= _LONGEST_REMEMBERED:
-                if len(self._remembered) >= _MOST_REMEMBERED:
-                    self._remembered.clear()
-                self._remembered[block] = head
+                if len(self.known) >= _MOST_REMEMBERED:
+                    self.known.clear()
+                self.known[block] = head
         return head
 
 
 class ResponseHeads:
-    """Response heads by their bytes."""
+    """
+    Response heads by their bytes.
 
-    __slots__ = ("_remembered",)
+    :ivar known: those that are remembered. Who looks here first saves a call.
+    """
+
+    __slots__ = ("known",)
 
     def __init__(self) -> None:
-        self._remembered: dict[bytes, ResponseHead] = {}
+        self.known: dict[bytes, ResponseHead] = {}
 
     def get(self, block: bytes) -> ResponseHead:
         """
@@ -281,15 +300,15 @@ class ResponseHeads:
 
         :raises UpstreamFault: 502, when it can't be understood.
         """
-        head = self._remembered.get(block)
+        head = self.known.get(block)
         if head is None:
             if len(block) > LONGEST_RESPONSE_HEAD:
                 raise _upstream_protocol("its head is too long")
             head = ResponseHead(block)
             if len(block) <= _LONGEST_REMEMBERED:
-                if len(self._remembered) >= _MOST_REMEMBERED:
-                    self._remembered.clear()
-                self._remembered[block] = head
+                if len(self.known) >= _MOST_REMEMBERED:
+                    self.known.clear()
+                self.known[block] = head
         return head
 
 

@@ -171,14 +171,11 @@ class AccessLog:
             if tail is None:
                 tail = self._tail(request.headers, self._json_tail)
             id_ = request.id
-            target = request.target
-            if 1 in (id_ + target).translate(_MUST_LOOK):
+            if not id_.isalnum():
                 id_ = _quoted(id_.decode("latin-1"))[1:-1]
-                path = self._targets.get(target)
-                if path is None:
-                    path = self._remember(self._targets, target, self._json_target(request))
-            else:
-                path = target
+            path = self._targets.get(request.target)
+            if path is None:
+                path = self._remember(self._targets, request.target, self._json_target(request))
             if request.identity is not None or request.notes is not None:
                 tail = _json_findings(request) + tail
             body = request.body
@@ -201,6 +198,8 @@ class AccessLog:
 
     def _json_target(self, request: Request) -> bytes:
         """The path as it was received, in its JSON string, with the query's member behind it."""
+        if 1 not in request.target.translate(_MUST_LOOK):
+            return request.target
         path, query = self._path_and_query(request)
         text = _quoted_bytes(path)[1:-1]
         return text if query is None else text + b'","query":' + _quoted_bytes(query)[:-1]

@@ -14,6 +14,7 @@ Not here: which metrics there are (``apigw.observability.instruments``).
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypedDict
 
@@ -113,21 +114,18 @@ class RouteCells:
 
 
 class TargetCells:
-    """What is counted of one target of one upstream."""
+    """
+    What is counted of one target of one upstream.
+
+    :ivar statuses: how often a try ended with a status; 0 if no response came (refused, reset, timed out).
+    """
 
     __slots__ = ("statuses", "target", "upstream")
 
     def __init__(self, upstream: str, target: str) -> None:
         self.upstream = upstream
         self.target = target
-        self.statuses: dict[int, int] = {}
-
-    def observe(self, status: int) -> None:
-        """A try ended with ``status``; 0 if no response came (refused, reset, timed out)."""
-        try:
-            self.statuses[status] += 1
-        except KeyError:
-            self.statuses[status] = 1
+        self.statuses: defaultdict[int, int] = defaultdict(int)
 
 
 class Metrics:

@@ -5,15 +5,13 @@
     attempt.answered(status, now, retry_after)        # the response's head is here
     attempt.failed("timeout", now)                    # or: connect, reset, timeout
     attempt.cancelled()                               # or: the client went away, a hedge's loser
-    attempt.end()                                     # the response is over; after failed() and cancelled() it is
-    already
+    attempt.end()                                     # the response is over; after failed() and cancelled(), and
+                                                      # answered(..., whole=True), it is already
 
 Pure: ``now`` is passed in, in monotonic seconds.
 """
 
 from __future__ import annotations
-
-from math import exp
 
 from apigw.upstream.target import LATENCY_MEMORY, STALL_REQUESTS, Target
 
@@ -44,10 +42,11 @@ class Attempt:
         elif unanswered >= STALL_REQUESTS and now >= target.stalls_at and target.watch is not None:
             target.watch.stalled(target, now)
 
-    def answered(self, status: int, now: float, retry_after: float | None = None) -> None:
+    def answered(self, status: int, now: float, retry_after: float | None = None, whole: bool = False) -> None:
         """
         The head of the final response is here.
 
+        :param whole: all of the content too: the try is over.
         :param retry_after: seconds of its ``Retry-After`` field; only looked at when the status is a failure.
         """
         target = self.target
@@ -57,7 +56,8 @@ class Attempt:
         if latency >= known:
             target.latency = latency
         else:
-            target.latency = latency + (known - latency) * exp((target.seen_at - now) / LATENCY_MEMORY)
+            share = (now - target.seen_at) / LATENCY_MEMORY
+            target.latency = known + (latency - known) * share if share < 1.0 else latency
         target.seen_at = now
         if status >= 500 or target.attention:
             if status >= 500:
@@ -73,6 +73,11 @@ class Attempt:
                 breaker.failure(token, now, retry_after)
             else:
                 breaker.success(token, now)
+        if whole:  # `end`, without the call
+            self.open = False
+            target.active -= 1
+            if not target.active and target.on_idle is not None:
+                target.on_idle(target)
 
     def failed(self, kind: str, now: float) -> None:
         """

@@ -89,7 +89,7 @@ class _Uncounted(Attempt):
         self.started = 0.0
         self.open = True
 
-    def answered(self, status: int, now: float, retry_after: float | None = None) -> None:
+    def answered(self, status: int, now: float, retry_after: float | None = None, whole: bool = False) -> None:
         pass
 
     def failed(self, kind: str, now: float) -> None:

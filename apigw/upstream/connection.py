@@ -30,8 +30,11 @@ class Exchange(Protocol):
     def informational(self, head: ResponseHead) -> None:
         """A 1xx response came."""
 
-    def answered(self, head: ResponseHead, body: bytes | Body) -> None:
-        """The response came: with all of its content, or with a stream of it."""
+    def answered(self, head: ResponseHead, body: bytes | Body, now: float) -> None:
+        """
+        The response came: with a stream of its content, or with all of it as bytes. Then the connection is done with
+        this exchange, and does not call ``released``.
+        """
 
     def broke(self, error: GatewayError, *, untouched: bool) -> None:
         """No response will come. ``untouched``: a kept connection ended before a byte of an answer arrived."""
@@ -65,7 +68,8 @@ class UpstreamConnection(asyncio.Protocol):
     """
     A connection. Its transport is a native one, or TLS over one.
 
-    :ivar uses: how many exchanges were begun on it. :ivar fault: why it was lost, once it is.
+    :ivar uses: how many exchanges were begun on it. :ivar transport: None before it is made, and once it is lost.
+    :ivar fault: why it was lost, once it is.
     """
 
     __slots__ = (
@@ -81,16 +85,16 @@ class UpstreamConnection(asyncio.Protocol):
         "_pool",
         "_sending",
         "_touched",
-        "_transport",
         "chunked_out",
         "fault",
         "next_check",
+        "transport",
         "uses",
     )
 
     def __init__(self, pool: Keeper) -> None:
         self._pool = pool
-        self._transport: asyncio.Transport | None = None
+        self.transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
         self._buffer = b""
         self._headed = False  # the final response's head has arrived
@@ -110,12 +114,12 @@ class UpstreamConnection(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         """Whether another exchange may begin on it."""
-        return self._transport is not None and not self._transport.is_closing() and self._exchange is None
+        return self.transport is not None and not self.transport.is_closing() and self._exchange is None
 
     # The transport's calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]
+        self.transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         if self._body is not None:
@@ -129,13 +133,15 @@ class UpstreamConnection(asyncio.Protocol):
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
+        heads = self._pool.heads
         try:
             while True:
                 end = data.find(b"\r\n\r\n")
                 if end < 0:
                     self._incomplete_head(data)
                     return
-                head = self._pool.heads.get(data[: end + 2])
+                block = data[: end + 2]
+                head = heads.known.get(block) or heads.get(block)
                 data = data[end + 4 :]
                 if head.status >= 200:
                     break
@@ -156,7 +162,7 @@ class UpstreamConnection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
+        self.transport = None
         self._chunked_in = None
         if isinstance(exc, TLSBroken):  # such as by an alert: TLS 1.3 tells last what it thinks of our certificate
             self.fault = UpstreamFault(f"TLS with the service failed: {exc}", reason="upstream_tls_failed")
@@ -205,11 +211,11 @@ class UpstreamConnection(asyncio.Protocol):
         at = now + pool.response_timeout
         if not 0.0 < self.next_check <= at:
             pool.wheel.watch(self, at)
-        self._transport.write(head)  # type: ignore[union-attr]
+        self.transport.write(head)  # type: ignore[union-attr]
 
     def send(self, data: bytes) -> None:
         """Send a piece of the request's content."""
-        transport = self._transport
+        transport = self.transport
         if transport is not None and self._sending and data:
             self._activity = self._pool.wheel.clock()
             transport.write(chunk(data) if self.chunked_out else data)
@@ -218,8 +224,8 @@ class UpstreamConnection(asyncio.Protocol):
         """The request's content is complete."""
         if self._sending:
             self._sending = False
-            if self.chunked_out and self._transport is not None:
-                self._transport.write(last_chunk(trailers))
+            if self.chunked_out and self.transport is not None:
+                self.transport.write(last_chunk(trailers))
 
     # Receiving
 
@@ -236,7 +242,7 @@ class UpstreamConnection(asyncio.Protocol):
         exchange = self._exchange
         assert exchange is not None
         self._headed = True
-        self._activity = self._pool.wheel.clock()  # not before: the time is for the whole head
+        now = self._activity = self._pool.wheel.clock()  # not before: the time is for the whole head
         if head.close:
             self._keep = False
         status = head.status
@@ -244,8 +250,8 @@ class UpstreamConnection(asyncio.Protocol):
         if exchange.request_method == b"HEAD" or status in {204, 304}:
             if rest:
                 self._keep = False
-            self._over()
-            exchange.answered(head, b"")
+            self._free()
+            exchange.answered(head, b"", now)
         elif head.chunked:
             reader = self._chunked_in = ChunkedReader()
             try:
@@ -256,8 +262,8 @@ class UpstreamConnection(asyncio.Protocol):
             if reader.ended and not reader.trailers:
                 if after:
                     self._keep = False
-                self._over()
-                exchange.answered(head, content)
+                self._free()
+                exchange.answered(head, content, now)
                 return
             if not reader.ended:
                 self._stream(exchange, head, None, content)
@@ -269,15 +275,15 @@ class UpstreamConnection(asyncio.Protocol):
                 body.feed(content)
             body.end(reader.trailers)
             self._over()
-            exchange.answered(head, body)
+            exchange.answered(head, body, now)
         elif length >= 0:
             size = len(rest)
             if size >= length:
                 if size > length:
                     self._keep = False  # more than announced: nothing that follows can be trusted
                     rest = rest[:length]
-                self._over()
-                exchange.answered(head, rest)
+                self._free()
+                exchange.answered(head, rest, now)
                 return
             self._left_in = length - size
             self._stream(exchange, head, length, rest)
@@ -292,7 +298,7 @@ class UpstreamConnection(asyncio.Protocol):
             body.feed(content)
         pool = self._pool
         pool.wheel.watch(self, self._activity + pool.idle_timeout)
-        exchange.answered(head, body)
+        exchange.answered(head, body, self._activity)
 
     def _take(self, data: bytes) -> None:
         """More of the response's content."""
@@ -339,13 +345,19 @@ class UpstreamConnection(asyncio.Protocol):
             body.end(trailers)
 
     def _over(self) -> None:
-        """The exchange has all that it gets from here: back to the pool, or close."""
-        exchange, self._exchange = self._exchange, None
-        self._chunked_in = None
+        """The stream to the exchange has ended."""
+        exchange = self._exchange
         self._left_in = -1
         if exchange is not None:
+            self._exchange = None
             exchange.released()
-        transport = self._transport
+        self._free()
+
+    def _free(self) -> None:
+        """The exchange has all that it gets from here: back to the pool, or close."""
+        self._exchange = None
+        self._chunked_in = None
+        transport = self.transport
         if transport is None:
             return
         if self._sending:
@@ -371,16 +383,16 @@ class UpstreamConnection(asyncio.Protocol):
         pass
 
     def pause_body(self) -> None:
-        if not self._paused and self._transport is not None:
+        if not self._paused and self.transport is not None:
             self._paused = True
-            self._transport.pause_reading()
+            self.transport.pause_reading()
 
     def resume_body(self) -> None:
         if self._paused:
             self._paused = False
             self._activity = self._pool.wheel.clock()
-            if self._transport is not None:
-                self._transport.resume_reading()
+            if self.transport is not None:
+                self.transport.resume_reading()
 
     def cancel_body(self) -> None:
         self.cancel()
@@ -402,20 +414,20 @@ class UpstreamConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Cut the connection."""
-        if self._transport is not None:
-            self._transport.abort()
+        if self.transport is not None:
+            self.transport.abort()
 
     def close(self) -> None:
         """Close the idle connection."""
-        if self._transport is not None:
-            self._transport.close()
+        if self.transport is not None:
+            self.transport.close()
 
     def check(self, now: float) -> float:
         """The wheel's look: a service that does not answer, or a connection kept long enough."""
         pool = self._pool
         exchange = self._exchange
         if exchange is None:
-            transport = self._transport
+            transport = self.transport
             if transport is not None and transport.is_closing():
                 transport.abort()  # the service does not read what was sent
                 return 0.0

@@ -11,7 +11,6 @@ Not here: choosing (``target_set``), the connection (``connection``), the decisi
 from __future__ import annotations
 
 from collections.abc import Callable
-from http import HTTPStatus
 
 from apigw.exchange.body import Body
 from apigw.exchange.errors import GatewayError
@@ -33,6 +32,9 @@ from apigw.upstream.upload import Upload
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE", b"QUERY"))
 """RFC 9110 9.2.2, and QUERY."""
 
+_EXPECT_CONTENT = frozenset((b"POST", b"PUT", b"PATCH"))
+"""Methods whose requests say that they have none (RFC 9110 8.6)."""
+
 _KINDS = {
     "upstream_refused": "connect",
     "upstream_unresolved": "connect",
@@ -44,8 +46,6 @@ _KINDS = {
     "upstream_timeout": "timeout",
 }
 """Reason code to kind of failure; all others broke off (``reset``)."""
-
-PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 TargetPath = Callable[[Request], bytes]
 RewriteHead = Callable[[Request, Headers], Headers | None]
@@ -103,8 +103,12 @@ class Forward:
         exchange.attempt(self.cluster.clock())
         return exchange
 
-    def head(self, request: Request, host: bytes, base_path: bytes) -> bytes:
-        """The bytes of the request's head, less its framing and the empty line."""
+    def head(self, request: Request, host: bytes, base_path: bytes, framing: bytes = b"") -> bytes:
+        """
+        The bytes of the request's head.
+
+        :param framing: its last fields and the empty line.
+        """
         path = self._target_path
         if path is not None:
             target = path(request)
@@ -114,25 +118,37 @@ class Forward:
             target = b"%b?%b" % (request.path, request.query)
         if base_path and target != b"*":
             target = base_path + target
+        if self._preserve_host:
+            host = request.host
         lines = request.lines
-        if lines is None:
-            lines = serialise(request.headers.pairs)
         facts = request.forwarding
         forwarded = b""
         if facts is not None:
+            if lines is facts.received and not (request.deadline or self._prefix or facts.prefix):
+                return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b\r\n%b" % (
+                    request.method,
+                    target,
+                    host,
+                    facts.ready,
+                    request.id,
+                    framing,
+                )
             forwarded = facts.lines
             if self._prefix or facts.prefix:
                 forwarded = b"%bX-Forwarded-Prefix: %b%b\r\n" % (forwarded, facts.prefix, self._prefix)
         if request.deadline:
             left = remaining(request.deadline, self.cluster.clock())
             forwarded = b"%bX-Request-Timeout: %b\r\n" % (forwarded, left)
-        return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%bX-Request-Id: %b\r\n" % (
+        if lines is None:
+            lines = serialise(request.headers.pairs)
+        return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%bX-Request-Id: %b\r\n%b" % (
             request.method,
             target,
-            request.host if self._preserve_host else host,
+            host,
             lines,
             forwarded,
             request.id,
+            framing,
         )
 
 
@@ -182,7 +198,8 @@ class Exchange:
         idle = pool.idle
         if idle and not fresh:
             connection = idle.pop()
-            if connection.usable:
+            transport = connection.transport
+            if transport is not None and not transport.is_closing():  # it is `usable`, without the call
                 self.connected(connection)
                 return
         pool.acquire(self, now, fresh=fresh)
@@ -193,35 +210,27 @@ class Exchange:
         self._connection = connection
         attempt = self._attempt
         assert attempt is not None
-        target = attempt.target
+        pool = attempt.target.pool
+        body = request.body
+        if body is None:
+            framing = b"Content-Length: 0\r\n\r\n" if request.method in _EXPECT_CONTENT else b"\r\n"
+        else:
+            length = body.length
+            framing = b"Transfer-Encoding: chunked\r\n" if length is None else b"Content-Length: %d\r\n" % length
+            framing += b"Expect: 100-continue\r\n\r\n" if request.expects_continue else b"\r\n"
         try:
-            head = self._forward.head(request, target.pool.host, target.pool.base_path)
+            head = self._forward.head(request, pool.host, pool.base_path, framing)
         except ValueError:
             self._connection = None
             connection.close()
             attempt.cancelled()
             self._give_up(GatewayError("a field that the gateway set can't be sent", reason="invalid_request_field"))
             return
-        body = request.body
         if body is None:
-            method = request.method
-            if method in {b"GET", b"HEAD"}:
-                head += b"\r\n"
-            elif method in {b"POST", b"PUT", b"PATCH"}:
-                head += b"Content-Length: 0\r\n\r\n"
-            else:
-                head += b"\r\n"
             connection.begin(self, head, request.upstream_started, upload=False)
             return
-        if body.length is None:
-            connection.chunked_out = True
-            head += b"Transfer-Encoding: chunked\r\n"
-        else:
-            connection.chunked_out = False
-            head += b"Content-Length: %d\r\n" % body.length
-        if request.expects_continue:
-            head += b"Expect: 100-continue\r\n"
-        connection.begin(self, head + b"\r\n", request.upstream_started, upload=True)
+        connection.chunked_out = body.length is None
+        connection.begin(self, head, request.upstream_started, upload=True)
         if self._upload is None:
             self._upload = Upload(self, body, self._cluster.replay_limit)
             self._upload.connection = connection
@@ -244,23 +253,23 @@ class Exchange:
         if request.connection is not None:
             request.connection.send_informational(head.status, head.headers.pairs)
 
-    def answered(self, head: ResponseHead, body: bytes | Body) -> None:
+    def answered(self, head: ResponseHead, body: bytes | Body, now: float) -> None:
         """A response. Send it on, or try again if the policy says so."""
         request = self.request
-        cluster = self._cluster
-        now = cluster.clock()
         status = head.status
         attempt = self._attempt
         assert attempt is not None
         request.upstream_time = now - request.upstream_started
-        if status >= 500 or status == 429:
-            attempt.answered(status, now, _retry_after(head))
-        else:
-            attempt.answered(status, now)
-        attempt.target.cells.observe(status)
-        if self._connection is None:  # all of it is here already
-            attempt.end()
-        retries = cluster.retries
+        whole = type(body) is bytes
+        if whole:
+            self._connection = None
+            if self._upload is not None:
+                self._upload.connection = None
+        elif self._connection is None:  # a stream that has ended already
+            whole = True
+        attempt.answered(status, now, _retry_after(head) if status >= 500 or status == 429 else None, whole)
+        attempt.target.cells.statuses[status] += 1
+        retries = self._cluster.retries
         if retries is not None and status in retries.statuses:
             delay = self._delay("status", status, now)
             if delay is not None:
@@ -279,20 +288,21 @@ class Exchange:
         response = Response.__new__(Response)
         response.status = status
         response.body = body
+        response.origin = head
         response.error = None
-        response.phrase = head.phrase if head.phrase != PHRASES.get(status) else b""
+        response.phrase = head.phrase
         response.headers = head.headers
         lines = head.lines
         if not head.dated:
             lines += http_date(now)
         length = head.content_length
-        if length >= 0 and (self.request_method == b"HEAD" or status == 304) and status != 204:
+        if not body and length >= 0 and (self.request_method == b"HEAD" or status == 304) and status != 204:
             lines += b"Content-Length: %d\r\n" % length
             response.headers = Headers([*head.headers.pairs, (b"Content-Length", b"%d" % length)])
         response.lines = lines
-        rewrite = self._forward._rewrite_head
-        if rewrite is not None and head.addressed:
-            changed = rewrite(request, response.headers)
+        if head.addressed:
+            rewrite = self._forward._rewrite_head
+            changed = rewrite(request, response.headers) if rewrite is not None else None
             if changed is not None:
                 response.headers = changed
                 response.lines = None
@@ -317,7 +327,7 @@ class Exchange:
             self._give_up(error)
             return
         attempt.failed(kind, now)
-        attempt.target.cells.observe(0)
+        attempt.target.cells.statuses[0] += 1
         delay = None if error.reason == "upstream_tls_failed" else self._delay(kind, 0, now)
         if delay is None:
             self._give_up(error)
@@ -334,7 +344,7 @@ class Exchange:
         if delay is None:
             return
         attempt.failed("timeout", now)
-        attempt.target.cells.observe(0)
+        attempt.target.cells.statuses[0] += 1
         if connection is None:
             attempt.target.pool.withdraw(self)
         else:

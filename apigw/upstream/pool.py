@@ -158,10 +158,11 @@ class Pool:
 
     def release(self, connection: UpstreamConnection) -> None:
         """A connection is free."""
-        if not connection.usable:
-            self.lost(connection)
-        elif self._waiting:
-            self._waiting.popleft()[1].connected(connection)
+        if self._waiting:
+            if connection.usable:
+                self._waiting.popleft()[1].connected(connection)
+            else:
+                self.lost(connection)
         elif self._closed or len(self.idle) >= self.max_idle:
             connection.close()
         else:

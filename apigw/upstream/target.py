@@ -10,6 +10,7 @@ Pure: ``now`` is passed in, in monotonic seconds. Not here: connections (``pool`
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from math import inf
 from typing import Any, Protocol
@@ -18,10 +19,28 @@ from apigw.upstream.breaker import Breaker
 from apigw.upstream.target_spec import TargetSpec
 
 LATENCY_MEMORY = 10.0
-"""Seconds in which the weight of an old latency falls to 1/e (Finagle's peak EWMA)."""
+"""Seconds in which the weight of an old latency falls to 1/e (Finagle's peak EWMA; for one that is older, to 0)."""
 
 STALL_REQUESTS = 5
 """So many requests in a row without any answer make a target suspect (Envoy's 5 for its consecutive failures)."""
+
+
+class Cells(Protocol):
+    """Where the answers of a target are counted by status; 0 for none (``apigw.observability.metrics``)."""
+
+    @property
+    def statuses(self) -> defaultdict[int, int]: ...
+
+
+class _Uncounted:
+    """Cells that nobody reads."""
+
+    def __init__(self) -> None:
+        self.statuses: defaultdict[int, int] = defaultdict(int)
+
+
+UNCOUNTED = _Uncounted()
+"""For what is no client's request: health checks, key sets."""
 
 
 class Watch(Protocol):
@@ -145,7 +164,7 @@ class Target:
         self.watch: Watch | None = None
         self.breaker: Breaker | None = None
         self.pool: Any = None
-        self.cells: Any = None
+        self.cells: Cells = UNCOUNTED
         self.on_idle: Callable[[Target], None] | None = None
 
     @property

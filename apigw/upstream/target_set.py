@@ -148,7 +148,14 @@ class TargetSet:
                 if now >= budget.until:
                     budget.rotate(now)
                 budget.first += 1
-            target = self.choose(request, now)
+            if self.trials or now >= self._next_change:
+                target = self.choose(request, now)
+            else:  # as `choose` does it, with a call less
+                target = self._only
+                if target is None and self.eligible:
+                    target = self._choose(request, now)
+                if target is not None and target.active >= self._limit:
+                    target = self._another(request, now, ())
             if target is not None:
                 breaker = target.breaker
                 if breaker is None:

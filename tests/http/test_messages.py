@@ -100,13 +100,13 @@ def test_heads_are_remembered_but_not_without_end() -> None:
     assert heads.get(b"Host: a\r\n") is first
     for number in range(3000):
         heads.get(b"Host: a\r\nX: %d\r\n" % number)
-    assert len(heads._remembered) <= 1024
+    assert len(heads.known) <= 1024
     long = b"X: " + b"a" * 5000 + b"\r\n"
     assert heads.get(long) is not heads.get(long)
     answers = ResponseHeads()
     for number in range(3000):
         answers.get(b"HTTP/1.1 200 OK\r\nX: %d\r\n" % number)
-    assert len(answers._remembered) <= 1024
+    assert len(answers.known) <= 1024
 
 
 @given(st.binary(max_size=40))

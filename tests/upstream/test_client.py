@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from io import BytesIO
 from typing import Any
@@ -32,7 +33,8 @@ from tests.origins import BODY, CLOSE, NEVER, Origin, chunked, refusing_port, re
 
 
 class Cells:
-    def observe(self, status: int) -> None: ...
+    def __init__(self) -> None:
+        self.statuses: defaultdict[int, int] = defaultdict(int)
 
 
 class Service:

@@ -13,6 +13,7 @@ Everything happens in the call that causes it, so bytes can be fed at any split,
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -127,13 +128,10 @@ class Wire(asyncio.Transport):
 
 
 class Cells:
-    """Statuses that the target gave; 0 for no answer."""
+    """:ivar statuses: how often the target gave each; 0 for no answer."""
 
     def __init__(self) -> None:
-        self.statuses: list[int] = []
-
-    def observe(self, status: int) -> None:
-        self.statuses.append(status)
+        self.statuses: defaultdict[int, int] = defaultdict(int)
 
 
 class Path:

@@ -70,7 +70,7 @@ def test_what_the_client_gets(answer: Answer) -> None:
         assert received == expected, cuts
         assert not client.aborted
         assert client.closed == answer.close
-        assert (path.origin in [c._transport for c in path.pool.idle]) == answer.reused
+        assert (path.origin in [c.transport for c in path.pool.idle]) == answer.reused
         assert path.target.active == 0
         if not answer.close:
             client.take()
