@@ -196,6 +196,8 @@ def _item(place: int, given: Any, shared: Mapping[str, Any]) -> _Item:
     method, path = given.get("method", "GET"), given.get("path")
     if not isinstance(method, str) or not is_token(method.encode()) or method != method.upper():
         raise ValueError("`method` is none in capitals")
+    if method in {"CONNECT", "TRACE"}:
+        raise ValueError(f"{method} is of no use in a batch")
     if not isinstance(path, str):
         raise ValueError("`path` is missing")  # noqa: TRY004 - the client's mistake
     parameters = {**_object(shared, "query"), **_object(given, "query")}

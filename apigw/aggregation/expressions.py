@@ -42,7 +42,7 @@ class Expression:
             tree = jmespath.compile(text).parsed
         except JMESPathError as error:
             what = " ".join(str(error).splitlines()[0].split())
-            raise ValueError(what.removesuffix(", for expression:")) from None
+            raise ValueError(what.removesuffix(", for expression:").removesuffix(":")) from None
         _check_functions(tree)
         self.text = text
         reads = _reads(tree)

@@ -52,8 +52,9 @@ def _into(whole: dict[str, Any], part: dict[str, Any], clash: str, *, deep: bool
         there = whole[name]
         if deep and isinstance(there, dict) and isinstance(value, dict):
             whole[name] = there = dict(there)
-            _into(there, value, clash, deep=True, at=f"{at}.{name}")
+            _into(there, value, clash, deep=True, at=at)
         elif clash == "last":
             whole[name] = value
         elif clash == "error":
-            raise UpstreamFault(f"`{name}` of {at} is there already", reason="aggregate_clash")
+            # Names of members are the service's words, too.
+            raise UpstreamFault(f"{at} has a member that an earlier answer has, too", reason="aggregate_clash")

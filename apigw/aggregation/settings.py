@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from apigw.aggregation.expressions import Expression
 from apigw.aggregation.templates import BodyTemplate, HeaderTemplate, PathTemplate
 from apigw.config.model import Settings
+from apigw.config.problems import closest
 from apigw.config.references import PolicyItem, refer
 from apigw.config.route import parse_integer
 from apigw.config.text import Text, Wrong
@@ -54,6 +55,9 @@ OF_ANSWERS = RESERVED | {
 """Fields that are about one answer alone, or that are made of those of all answers."""
 
 
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
+
+
 class CallLine(NamedTuple):
     """``UPSTREAM METHOD PATH``."""
 
@@ -81,7 +85,17 @@ def _call_line(text: Text) -> CallLine:
     upstream, method, path = words
     name = refer(text.part(0, len(upstream)), "upstream")
     at = text.find(method, len(upstream))
-    return CallLine(name, parse_method(text.part(at, at + len(method))), _made(PathTemplate, path))
+    return CallLine(name, _method(text.part(at, at + len(method))), _made(PathTemplate, path))
+
+
+def _method(text: Text) -> str:
+    method = parse_method(text)
+    if method in {"CONNECT", "TRACE"}:
+        raise Wrong("{shown} can't be asked of a service", at=text)
+    meant = "" if method in _METHODS else closest(method, _METHODS)
+    if meant:  # others are methods as well, but hardly GTE
+        raise Wrong("there is no method {shown}", hint=f"did you mean {meant}?", at=text)
+    return method
 
 
 def _expression(text: Text) -> Expression:

@@ -427,7 +427,7 @@ def test_a_clash_can_be_an_error(tmp_path: Path) -> None:
     assert (client.status, client.json["reason"], client.json["detail"]) == (
         502,
         "aggregate_clash",
-        "`x` of b.o is there already",
+        "b has a member that an earlier answer has, too",
     )
 
 

@@ -190,6 +190,7 @@ async def test_an_answer_that_is_too_large_is_left_out_and_binary_is_base64(tmp_
         ([{}], 400, "batch_invalid"),
         ([{"path": "/a", "methode": "GET"}], 400, "batch_invalid"),
         ([{"path": "/a", "method": "get"}], 400, "batch_invalid"),
+        ([{"path": "/a", "method": "TRACE"}], 400, "batch_invalid"),
         ([{"path": "/a", "method": "GET /x HTTP/1.1\r\n"}], 400, "batch_invalid"),
         ([{"path": "no/slash"}], 400, "batch_invalid"),
         ([{"path": "/a b"}], 400, "batch_invalid"),

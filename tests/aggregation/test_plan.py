@@ -44,6 +44,8 @@ def test_writes_that_need_a_later_write_are_a_circle(tmp_path: Path) -> None:
         ("call.user = usres GET /\n", ["1 call.user: there is no upstream `usres`; did you mean users?"]),
         ("call.user = users GET\n", None),
         ("call.user = users get /\n", None),
+        ("call.user = users GTE /\n", ["1 call.user: there is no method `GTE`; expected UPSTREAM METHOD PATH, such as users GET /users/{jwt.sub}; did you mean GET?"]),
+        ("call.user = users CONNECT /\n", None),
         ("call.user = users GET users\n", None),
         ("call.user = users GET /{bad ref}\n", None),
         ("call.jwt = users GET /\n", ["1 call.jwt: `jwt` stands for something else in templates; expected another name"]),
