@@ -19,6 +19,7 @@ import importlib
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -432,11 +433,15 @@ def parse_json(text: Text) -> object:
 
 def parse_object(text: Text) -> object:
     """
-    Import what ``package.module:Name`` names.
+    Import what ``package.module:Name`` names: from where Python looks, or else from the folder of the configuration, or
+    the one that the process was started in.
 
     The module's code runs. Whatever it raises is a mistake of the configuration.
     """
     found = matched(re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)"), text, "a name in Python")
+    for folder in (str(Path(text.place.file).absolute().parent), str(Path.cwd())):
+        if folder not in sys.path:
+            sys.path.append(folder)  # at the end: nothing there takes the place of what is installed
     try:
         value: object = importlib.import_module(found[1])
     except ModuleNotFoundError as error:

@@ -215,8 +215,13 @@ def _with_response_phase(on_response: Callable[[Request, Response], Any], inner:
                 changed = failed(request, error)
             if type(changed) is Response:
                 done(changed)
-            else:
-                _wait(request, changed, done, done)
+                return
+
+            def refused(answer: Response) -> None:
+                response.discard()
+                done(answer)
+
+            _wait(request, changed, done, refused)
 
         inner(request, outward)
 

@@ -21,8 +21,10 @@ from __future__ import annotations
 import functools
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Literal
+import types
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from typing import Any, Literal, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import pydantic
 from pydantic import Field
@@ -37,6 +39,8 @@ from apigw.exchange.request import Request
 from apigw.exchange.responder import Done, Next, Responder, failed
 from apigw.exchange.response import Response
 from apigw.policies.policy import Environment, Policy, PolicySettings
+
+T = TypeVar("T")
 
 BLOCKS = 0.1
 """Seconds that a call may take before the log names the policy. Where it stood, the reactor's own watcher says."""
@@ -110,6 +114,7 @@ class Python(Policy[Settings]):
         for name in ("authenticates", "needs_identity", "answers_preflights"):
             setattr(self, name, bool(getattr(self.policy, name, False)))
         self._open = settings.on_error == "open"
+        self._elsewhere = 0.0
         # As instance attributes, so that it has exactly the form that the user's has.
         if hasattr(self.policy, "wrap"):
             self.wrap = self._wrap
@@ -150,12 +155,12 @@ class Python(Policy[Settings]):
         )
         return PolicyFailed("a policy failed; the gateway's log has the cause under this request id")
 
-    def _timed(self, call: Callable[[], Any]) -> Any:
-        began = time.perf_counter()
+    def _timed(self, call: Callable[[], T]) -> T:
+        began, elsewhere = time.perf_counter(), self._elsewhere
         try:
             return call()
         finally:
-            took = time.perf_counter() - began
+            took = time.perf_counter() - began - (self._elsewhere - elsewhere)
             if took > BLOCKS:
                 self.environment.count("blocked_reactor")
                 self.environment.log.warn(
@@ -163,6 +168,33 @@ class Python(Policy[Settings]):
                     policy=self.environment.label,
                     milliseconds=round(took * 1000),
                 )
+
+    def _elsewhere_too(self, call: Callable[[], T]) -> T:
+        """Call what is not this policy's: what is behind it, or before it."""
+        began = time.perf_counter()
+        try:
+            return call()
+        finally:
+            self._elsewhere += time.perf_counter() - began
+
+    @types.coroutine
+    def _each_step_timed(self, awaited: Awaitable[T]) -> Generator[Any, Any, T]:
+        steps = awaited.__await__()
+        step, given = steps.__next__, ()
+        while True:
+            try:
+                waits_for = self._timed(functools.partial(step, *given))
+            except StopIteration as stop:
+                return cast("T", stop.value)
+            try:
+                value = yield waits_for
+            except BaseException as error:
+                step, given = steps.throw, (error,)  # type: ignore[assignment]
+            else:
+                if value is None:
+                    step, given = steps.__next__, ()
+                else:
+                    step, given = steps.send, (value,)  # type: ignore[assignment]
 
     def _on_request(self, request: Request) -> Any:
         try:
@@ -173,6 +205,8 @@ class Python(Policy[Settings]):
             return self._passed(request, error)
         if early is None or isinstance(early, Response):
             return early
+        if not inspect.isawaitable(early):
+            return self._passed(request, _wrong("on_request", early))
         return self._settled(request, early)
 
     def _passed(self, request: Request, error: Exception) -> None:
@@ -180,11 +214,15 @@ class Python(Policy[Settings]):
         if not self._open:
             raise fault
 
+    def _passed_response(self, request: Request, response: Response, error: Exception) -> Response:
+        self._passed(request, error)
+        return response
+
     async def _settled(self, request: Request, awaited: Awaitable[Response | None]) -> Response | None:
         try:
-            early = await awaited
+            early = await self._each_step_timed(awaited)
             if early is not None and not isinstance(early, Response):
-                raise TypeError(f"on_request gave {type(early).__name__}")
+                raise _wrong("on_request", early)
         except (GatewayError, CancelledError):
             raise
         except Exception as error:
@@ -198,69 +236,128 @@ class Python(Policy[Settings]):
         except GatewayError:
             raise
         except Exception as error:
-            self._passed(request, error)
-            return response
+            return self._passed_response(request, response, error)
         if isinstance(changed, Response):
             return changed
+        if not inspect.isawaitable(changed):
+            return self._passed_response(request, response, _wrong("on_response", changed))
         return self._settled_response(request, response, changed)
 
     async def _settled_response(self, request: Request, response: Response, awaited: Any) -> Response:
         try:
-            changed = await awaited
+            changed = await self._each_step_timed(awaited)
             if not isinstance(changed, Response):
-                raise TypeError(f"on_response gave {type(changed).__name__}, not a Response")
+                raise _wrong("on_response", changed)
         except (GatewayError, CancelledError):
             raise
         except Exception as error:
-            self._passed(request, error)
-            return response
+            return self._passed_response(request, response, error)
         return changed
 
     async def _respond(self, request: Request, next_: Next) -> Response:
         answers: list[Response] = []
 
         async def watched(passed: Request) -> Response:
-            answers.append(await next_(passed))
+            answers.append(await self._elsewhere_too(lambda: next_(passed)))
             return answers[-1]
 
         try:
-            response = await self.policy.respond(request, watched)
+            response = await self._each_step_timed(self.policy.respond(request, watched))
             if not isinstance(response, Response):
-                raise TypeError(f"respond gave {type(response).__name__}, not a Response")
+                raise _wrong("respond", response)
         except (GatewayError, CancelledError):
+            self._discard(answers)
             raise
         except Exception as error:
             fault = self._failed(request, error)
             if self._open:
                 return answers[-1] if answers else await next_(request)
-            for answer in answers:
-                answer.discard()
+            self._discard(answers)
             raise fault from error
+        self._discard([answer for answer in answers if answer is not response])
         return response
 
+    def _discard(self, responses: Iterable[Response]) -> None:
+        """In shadow they are still to be sent."""
+        if self.settings.mode == "enforce":
+            for response in responses:
+                response.discard()
+
     def _wrap(self, inner: Responder) -> Responder:
-        outer = self.policy.wrap(inner)
+        under_way: WeakKeyDictionary[Request, _UnderWay] = WeakKeyDictionary()
+
+        def guarded(request: Request, done: Done) -> None:
+            state = under_way.get(request)
+            if state is None:  # one that the policy made itself
+                inner(request, done)
+                return
+            state.asked = True
+
+            def outward(response: Response) -> None:
+                if state.answered:
+                    response.discard()
+                elif state.bypassed:
+                    state.answer(response)
+                else:
+                    try:
+                        self._timed(lambda: done(response))
+                    except Exception as error:
+                        self._broke(state, error, response, inner)
+
+            self._elsewhere_too(lambda: inner(request, outward))
+
+        outer = self.policy.wrap(guarded)
 
         def respond(request: Request, done: Done) -> None:
-            went_on = False
-
-            def watched(response: Response) -> None:
-                nonlocal went_on
-                went_on = True
-                done(response)
-
+            state = under_way[request] = _UnderWay(
+                request, lambda response: self._elsewhere_too(lambda: done(response))
+            )
             try:
-                self._timed(lambda: outer(request, watched))
-            except GatewayError as error:
-                if not went_on:
-                    done(failed(request, error))
+                self._timed(lambda: outer(request, state.answer))
             except Exception as error:
-                fault = self._failed(request, error)
-                if went_on:
-                    return
-                if self._open:
-                    inner(request, done)
-                else:
-                    done(failed(request, fault))
+                self._broke(state, error, None, inner)
 
         return respond
+
+    def _broke(self, state: _UnderWay, error: Exception, response: Response | None, inner: Responder) -> None:
+        """What became of a request whose policy raised, before or (with ``response``) after it was answered inside."""
+        fault = error if isinstance(error, GatewayError) else self._failed(state.request, error)
+        if state.answered:
+            return
+        if fault is error or not self._open:
+            self._discard([] if response is None else [response])
+            state.answer(failed(state.request, fault))
+        elif response is not None:
+            state.answer(response)
+        elif state.asked:
+            state.bypassed = True
+        else:
+            inner(state.request, state.answer)
+
+
+def _wrong(phase: str, given: object) -> TypeError:
+    return TypeError(f"{phase} gave {type(given).__name__}, not a Response")
+
+
+class _UnderWay:
+    """
+    A request in a policy that is a ``wrap``.
+
+    :ivar asked: the policy let it go on. :ivar answered: there is an answer.
+    :ivar bypassed: the policy failed after it let it go on; the answer passes by it.
+    """
+
+    __slots__ = ("__weakref__", "_done", "answered", "asked", "bypassed", "request")
+
+    def __init__(self, request: Request, done: Done) -> None:
+        self.request = request
+        self.asked = self.answered = self.bypassed = False
+        self._done = done
+
+    def answer(self, response: Response) -> None:
+        """The answer; only the first counts."""
+        if self.answered:
+            response.discard()
+        else:
+            self.answered = True
+            self._done(response)

@@ -77,9 +77,41 @@ class BadWrap:
         return respond
 
 
+class BadResultNow:
+    def on_response(self, request: Request, response: Response) -> Any:
+        return None
+
+
+class BadWrapLater:
+    def wrap(self, inner: Any) -> Any:
+        def respond(request: Request, done: Any) -> None:
+            def outward(response: Response) -> None:
+                raise KeyError("secret-of-the-policy")
+
+            inner(request, outward)
+
+        return respond
+
+
+class BadWrapMeanwhile:
+    def wrap(self, inner: Any) -> Any:
+        def respond(request: Request, done: Any) -> None:
+            inner(request, done)
+            raise KeyError("secret-of-the-policy")
+
+        return respond
+
+
 class Blocks:
     def on_request(self, request: Request) -> None:
         time.sleep(0.3)
+
+
+class BlocksAround:
+    async def respond(self, request: Request, next: Any) -> Response:  # noqa: A002
+        response: Response = await next(request)
+        time.sleep(0.3)
+        return response
 
 
 class Nothing:

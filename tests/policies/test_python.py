@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,18 @@ from zope.interface import implementer
 from apigw.config.kinds import BASE_KINDS
 from apigw.config.load import load
 from apigw.config.problems import ConfigurationError
+from apigw.exchange.body import Body
+from apigw.exchange.response import Response
 from apigw.policies.catalogue import KINDS
 from apigw.policies.policy import layer
 from apigw.policies.python import Python
 from tests.policies.surroundings import Outcome, World, request, run
+from tests.policies.test_answers import Seen
 
-BAD = ["BadOnRequest", "BadLater", "BadOnResponse", "BadResult", "BadBefore", "BadAfter", "BadWrap"]
+BAD = [
+    *("BadOnRequest", "BadLater", "BadOnResponse", "BadResult", "BadResultNow", "BadBefore", "BadAfter"),
+    *("BadWrap", "BadWrapLater"),
+]
 
 
 def made(tmp_path: Path, name: str, *options: str, world: World | None = None) -> Any:
@@ -71,7 +78,7 @@ def test_one_that_fails_is_answered_500_and_its_traceback_is_in_the_log(tmp_path
     (entry,) = world.logged
     assert entry["policy"] == "python mine"
     assert entry["id"] == "r1"
-    assert name == "BadResult" or "own.py" in entry["log_failure"].getTraceback()
+    assert name.startswith("BadResult") or "own.py" in entry["log_failure"].getTraceback()
     assert world.counts == {"failed": 1}
 
 
@@ -92,7 +99,37 @@ def test_in_shadow_its_failures_hurt_nobody(tmp_path: Path, name: str) -> None:
     assert world.counts == {"failed": 1, "would_deny": 1}
 
 
-async def test_one_that_blocks_the_reactor_is_named_in_the_log(gateway: Any, origin: Any) -> None:
+@pytest.mark.parametrize("name", ["BadOnResponse", "BadResult", "BadAfter", "BadWrapLater"])
+@pytest.mark.parametrize("option", ["mode = shadow", "on_error = open"])
+def test_what_passes_by_its_failures_is_whole(tmp_path: Path, name: str, option: str) -> None:
+    stream = Body(None)
+    outcome = run(made(tmp_path, name, option), request(), lambda _asked, done: done(Response(200, None, stream)))
+    stream.feed(b"the ")
+    stream.feed(b"service")
+    stream.end()
+    assert Seen(outcome.response.body).data == b"the service"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["BadOnResponse", "BadResult", "BadResultNow", "BadAfter", "BadWrapLater"])
+def test_a_response_that_is_not_sent_is_given_up(tmp_path: Path, name: str) -> None:
+    stream = Body(None)
+    outcome = run(made(tmp_path, name), request(), lambda _asked, done: done(Response(200, None, stream)))
+    assert outcome.status == 500
+    assert stream.read
+
+
+@pytest.mark.parametrize(("option", "status"), [("on_error = closed", 500), ("on_error = open", 200)])
+def test_one_that_fails_after_it_let_a_request_go_on_gives_one_answer(tmp_path: Path, option: str, status: int) -> None:
+    waiting: list[Any] = []
+    policy = made(tmp_path, "BadWrapMeanwhile", option)
+    outcome = run(policy, request(), lambda _asked, done: waiting.append(done))
+    waiting[0](Response(200))
+    assert outcome.status == status
+    assert run(policy, request()).status == 200  # it had its answer before it failed
+
+
+@pytest.mark.parametrize("name", ["Blocks", "BlocksAround"])
+async def test_one_that_blocks_the_reactor_is_named_in_the_log(gateway: Any, origin: Any, name: str) -> None:
     lines: list[str] = []
 
     @implementer(ILogObserver)
@@ -104,7 +141,7 @@ async def test_one_that_blocks_the_reactor_is_named_in_the_log(gateway: Any, ori
         service = await origin()
         running = await gateway(f"""
             [python slow]
-            class = tests.policies.own:Blocks
+            class = tests.policies.own:{name}
             [upstream a]
             targets = http://127.0.0.1:{service.port}
             [route a]
@@ -127,3 +164,11 @@ async def turn() -> None:
     from twisted.internet.task import deferLater
 
     await deferLater(reactor, 0.02)
+
+
+def test_a_module_beside_the_configuration_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", [*sys.path])
+    (tmp_path / "own_beside_it.py").write_text("class Mine:\n    def on_request(self, request):\n        pass\n")
+    (tmp_path / "gw.ini").write_text("[python mine]\nclass = own_beside_it:Mine\n")
+    settings: Any = load(tmp_path / "gw.ini", {**BASE_KINDS, **KINDS}, {}).policies["python", "mine"]
+    assert settings.class_.__name__ == "Mine"
