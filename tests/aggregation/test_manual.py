@@ -19,7 +19,7 @@ from tests.gateway.running import running, upstream
 MANUAL = (Path(__file__).parents[2] / "docs" / "aggregation.md").read_text()
 SECRET = "demo-secret-demo-secret-demo-secret!"
 JWT = f"\n[jwt main]\nalgorithms = HS256\nsecret = {SECRET}\n"
-EXAMPLES = re.findall(r"```ini\n(.*?)```", MANUAL, re.DOTALL)
+EXAMPLES: list[str] = re.findall(r"```ini\n(.*?)```", MANUAL, re.DOTALL)
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
@@ -45,6 +45,54 @@ async def test_the_dashboard_answers_what_is_said(tmp_path: Path) -> None:
         assert users.requests[0].line == b"GET /users/7 HTTP/1.1"
         assert orders.requests[0].line == b"GET /orders?userId=7 HTTP/1.1"
         assert (await gateway.get("/api/dashboard")).status == 401
+    for origin in (users, orders, products):
+        await origin.stop()
+
+
+def _example(part: str) -> str:
+    return next(example for example in EXAMPLES if part in example)
+
+
+async def test_the_order_in_full_asks_what_is_said_in_that_order(tmp_path: Path) -> None:
+    items = [{"productId": 5}, {"productId": 6}, {"productId": 5}]
+    orders = await Origin([reply(200, json.dumps({"userId": 7, "items": items}).encode())]).start()
+    users = await Origin([reply(200, b'{"name": "Ada"}')]).start()
+    products = await Origin([reply(200, b'{"id": 5, "name": "lamp", "price": 3}')] * 2).start()
+    text = _example("[aggregate order]")
+    for name, origin in (("users", users), ("orders", orders), ("products", products)):
+        text += upstream(origin.port, name)
+    async with running(tmp_path, text) as gateway:
+        response = await gateway.get("/api/orders/3/full")
+        lamp = {"id": 5, "name": "lamp"}
+        answer = json.loads(response.body)
+        assert (answer["customer"], answer["products"], answer["reviews"]) == ({"name": "Ada"}, [lamp] * 3, [])
+        assert orders.requests[0].line == b"GET /orders/3 HTTP/1.1"
+        assert users.requests[0].line == b"GET /users/7 HTTP/1.1"
+        lines = sorted(each.line for each in products.requests)
+        assert lines == [b"GET /products/5 HTTP/1.1", b"GET /products/6 HTTP/1.1"]
+    for origin in (users, orders, products):
+        await origin.stop()
+
+
+async def test_the_checkout_takes_back_what_was_done(tmp_path: Path) -> None:
+    orders = await Origin([reply(201, b'{"id": 9, "total": 19.5}'), reply(204)]).start()
+    users = await Origin([reply(201, b'{"id": 4}'), reply(200, b"{}")]).start()
+    products = await Origin([reply(409)]).start()
+    text = JWT + _example("[aggregate checkout]")
+    for name, origin in (("users", users), ("orders", orders), ("products", products)):
+        text += upstream(origin.port, name)
+    async with running(tmp_path, text) as gateway:
+        token = "Bearer " + jwt.encode({"sub": "7"}, SECRET, "HS256")
+        fields = ("Authorization", token), ("Content-Type", "application/json")
+        response = await gateway.get("/api/checkout", *fields, method="POST", body=b'{"items": [1]}')
+        calls = json.loads(response.body)["calls"]
+        assert (response.status, calls["order"]["undo"], calls["payment"]["undo"]) == (502, "undone", "undone")
+        assert [(each.line.split(b" HTTP")[0], each.body) for each in users.requests] == [
+            (b"POST /payments", b'{"order":9,"amount":19.5}'),
+            (b"POST /refunds", b'{"payment":4}'),
+        ]
+        assert [each.line for each in orders.requests] == [b"POST /orders HTTP/1.1", b"DELETE /orders/9 HTTP/1.1"]
+        assert orders.requests[0].body == b'{"user":"7","items":[1]}'
     for origin in (users, orders, products):
         await origin.stop()
 
