@@ -68,7 +68,9 @@ def reference(kinds: Kinds) -> str:
 
 def _section(name: str, kind: Kind, level: str) -> str:
     lines = [f"{level} {kind.title(name)}", "", *_prose(kind.settings), ""]
-    options = list(allowed(kind.settings).values())
+    fields = kind.settings.model_fields
+    own = {fields[each].alias or each for each in kind.settings.__annotations__ if each in fields}
+    options = sorted(allowed(kind.settings).values(), key=lambda option: option.steps[0] not in own)
     if options:
         lines += ["| option | form | default | |", "|---|---|---|---|", *map(_row, options), ""]
     return "\n".join(lines)

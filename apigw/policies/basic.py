@@ -18,7 +18,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import secrets
+import zlib
+from collections import deque
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Annotated
 
@@ -30,14 +34,13 @@ from twisted.internet.defer import Deferred
 from apigw.config.values import Count, Duration, FilePath, Flag
 from apigw.exchange.errors import GatewayFault
 from apigw.exchange.request import Identity, Request
-from apigw.exchange.response import Response
+from apigw.policies.asked_once import AskedOnce
 from apigw.policies.edits import FieldEdit
 from apigw.policies.policy import Environment, Policy, PolicySettings
-from apigw.policies.tokens import Refused, Remembered, field_value, note_refusal, quoted
+from apigw.policies.tokens import Forbidden, Refused, Remembered, field_value, note_refusal, quoted
 from apigw.policies.watched_file import WatchedFile
 
-_BCRYPT = (b"$2a$", b"$2b$", b"$2y$")
-_ARGON2 = (b"$argon2id$", b"$argon2i$", b"$argon2d$")
+_BCRYPT = re.compile(rb"\$2[aby]\$[0-3][0-9]\$[./A-Za-z0-9]{53}")
 LONGEST = 1024
 """Bytes of the whole field: nobody's password is as long."""
 
@@ -70,14 +73,16 @@ def read_users(path: Path) -> dict[bytes, bytes]:
     :raises ValueError: with the number of the line, and nothing else of it.
     """
     users: dict[bytes, bytes] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
         line = line.strip()
         if not line or line.startswith(b"#"):
             continue
         name, colon, hashed = line.partition(b":")
         if not colon or not name:
             raise ValueError(f"line {number} is not `name:hash`")
-        if not hashed.startswith(_BCRYPT + _ARGON2):
+        if name in users:
+            raise ValueError(f"line {number} has a name that was there before")
+        if not _BCRYPT.fullmatch(hashed) and not _is_argon2(hashed):
             raise ValueError(f"line {number} has no bcrypt or Argon2 hash (`htpasswd -B` makes one)")
         users[name] = hashed
     if not users:
@@ -85,10 +90,18 @@ def read_users(path: Path) -> dict[bytes, bytes]:
     return users
 
 
+def _is_argon2(hashed: bytes) -> bool:
+    try:
+        argon2.extract_parameters(hashed.decode())
+    except (argon2.exceptions.InvalidHashError, ValueError):
+        return False
+    return True
+
+
 def is_right(password: bytes, hashed: bytes) -> bool:
     """Whether it is the password of that hash. Takes long."""
     try:
-        if hashed.startswith(_BCRYPT):
+        if _BCRYPT.fullmatch(hashed):
             # bcrypt looks at 72 bytes: a longer password would be right by its beginning.
             return len(password) <= 72 and bcrypt.checkpw(password, hashed)
         return argon2.PasswordHasher().verify(hashed, password)
@@ -97,6 +110,8 @@ def is_right(password: bytes, hashed: bytes) -> bool:
 
 
 class _Known:
+    """A user whose password was right."""
+
     __slots__ = ("edit", "generation", "identity", "until")
 
     def __init__(self, identity: Identity, edit: FieldEdit, generation: int, until: float) -> None:
@@ -115,12 +130,15 @@ class Basic(Policy[Settings]):
         super().__init__(settings, environment)
         self._clock = environment.clock
         self._salt = secrets.token_bytes(32)
+        self._seed = secrets.randbits(32)
         self._known: Remembered[_Known] = Remembered(settings.remember)
         self._users: dict[bytes, bytes] = {}
+        self._hashes: list[bytes] = []
         self._generation = 0
         self._file = WatchedFile(settings.file, self._take, environment)
+        self._computing: AskedOnce[bool] = AskedOnce()
         self._running = 0
-        self._waiting: list[Deferred[None]] = []
+        self._waiting: deque[Deferred[None]] = deque()
         self._told = settings.user_header.encode()
         self.identity_headers = frozenset({self._told.lower()}) if self._told else frozenset[bytes]()
         self._stripped = FieldEdit(self.identity_headers)
@@ -137,42 +155,10 @@ class Basic(Policy[Settings]):
 
     def _take(self, path: Path) -> None:
         self._users = read_users(path)
+        self._hashes = list(self._users.values())
         self._generation += 1
 
-    async def _right(self, name: bytes, password: bytes) -> bool:
-        """
-        Compute it, a few at a time.
-
-        :raises GatewayFault: if too many wait.
-        """
-        if self._running >= self.settings.at_once:
-            if len(self._waiting) >= self.settings.queue:
-                raise GatewayFault(
-                    "too many passwords wait to be checked",
-                    status=503,
-                    reason="busy",
-                    headers=((b"Retry-After", b"1"),),
-                )
-            turn: Deferred[None] = Deferred()
-            self._waiting.append(turn)
-            try:
-                await turn
-            except BaseException:
-                if turn in self._waiting:
-                    self._waiting.remove(turn)
-                raise
-        self._running += 1
-        try:
-            # An unknown name takes as long as a known one: the time must not tell which names there are.
-            hashed = self._users.get(name) or next(iter(self._users.values()))
-            right = await self.environment.call_in_thread(is_right, password, hashed)
-            return bool(right) and name in self._users
-        finally:
-            self._running -= 1
-            if self._waiting:
-                self._waiting.pop(0).callback(None)
-
-    def on_request(self, request: Request) -> object:
+    def on_request(self, request: Request) -> Awaitable[None] | None:
         values = request.headers.get_all(b"authorization")
         if len(values) != 1:
             why = "there is more than one field" if values else "there are no credentials"
@@ -186,38 +172,76 @@ class Basic(Policy[Settings]):
         key = hashlib.blake2b(encoded, digest_size=32, key=self._salt).digest()
         known = self._known.get(key)
         if known is not None and known.generation == self._generation and self._clock() < known.until:
-            request.identity = known.identity
-            known.edit.apply(request)
+            self._let_in(request, known)
             return None
         return self._computed(request, encoded, key)
 
-    async def _computed(self, request: Request, encoded: bytes, key: bytes) -> Response | None:
+    async def _computed(self, request: Request, encoded: bytes, key: bytes) -> None:
         try:
             name, colon, password = base64.b64decode(encoded.strip(b" "), validate=True).partition(b":")
             text = name.decode()
         except ValueError:
             raise self._refusal(request, "they are malformed") from None
         generation = self._generation
-        if not colon or not await self._right(name, password):
+        if key not in self._computing and len(self._computing) >= self.settings.at_once + self.settings.queue:
+            self._goes_on(request, "too many passwords wait to be checked")
+            raise GatewayFault(
+                "too many passwords wait to be checked", status=503, reason="busy", headers=((b"Retry-After", b"1"),)
+            )
+        if not colon or not await self._computing.ask(key, lambda: self._right(name, password)):
             raise self._refusal(request, "name or password is wrong")
-        consumer = self.environment.consumers.get(text)
-        known = consumer is not None and consumer.enabled
-        identity = Identity(
-            name=text,
-            method="basic",
-            consumer=text if known else None,
-            groups=frozenset(consumer.groups) if consumer is not None and known else frozenset(),
-            scopes=frozenset(consumer.scopes) if consumer is not None and known else frozenset(),
-        )
-        edit = FieldEdit(self._removed, ((self._told, field_value(text)),) if self._told else ())
-        self._known.put(key, _Known(identity, edit, generation, self._clock() + self.settings.remember_for))
-        request.identity = identity
-        edit.apply(request)
-        return None
+        known = self._user(text, generation)
+        self._known.put(key, known)
+        self._let_in(request, known)
 
-    def _refusal(self, request: Request, why: str, *, missing: bool = False) -> Refused:
+    async def _right(self, name: bytes, password: bytes) -> bool:
+        """Whether it is the user's password; a few are computed at a time."""
+        if self._running >= self.settings.at_once:
+            turn: Deferred[None] = Deferred()
+            self._waiting.append(turn)
+            await turn
+        self._running += 1
+        try:
+            # An unknown name costs what some known one does, always the same: time must not tell which names there are.
+            hashed = self._users.get(name) or self._hashes[zlib.crc32(name, self._seed) % len(self._hashes)]
+            right = await self.environment.call_in_thread(is_right, password, hashed)
+            return bool(right) and name in self._users
+        finally:
+            self._running -= 1
+            if self._waiting:
+                self._waiting.popleft().callback(None)
+
+    def _user(self, name: str, generation: int) -> _Known:
+        """Who knows the password of ``name``."""
+        consumer = self.environment.consumers.get(name)
+        identity = Identity(
+            name=name,
+            method="basic",
+            consumer=name if consumer is not None else None,
+            groups=frozenset(consumer.groups) if consumer is not None else frozenset(),
+            scopes=frozenset(consumer.scopes) if consumer is not None else frozenset(),
+        )
+        edit = FieldEdit(self._removed, ((self._told, field_value(name)),) if self._told else ())
+        return _Known(identity, edit, generation, self._clock() + self.settings.remember_for)
+
+    def _let_in(self, request: Request, known: _Known) -> None:
+        """
+        :raises Forbidden: if it is a consumer that is not enabled.
+        """
+        consumer = known.identity.consumer
+        if consumer is not None and not self.environment.consumers[consumer].enabled:
+            self._goes_on(request, "its consumer is not enabled")
+            raise Forbidden("the caller may not come in at the moment", reason="consumer_disabled")
+        request.identity = known.identity
+        known.edit.apply(request)
+
+    def _goes_on(self, request: Request, why: str) -> None:
+        """Note why, and take out what only we may say: in shadow, or beside other ways to authenticate, it goes on."""
         note_refusal(request, self.environment.label, why)
         self._stripped.apply(request)
+
+    def _refusal(self, request: Request, why: str, *, missing: bool = False) -> Refused:
+        self._goes_on(request, why)
         return Refused(
             "a name and a password are needed" if missing else "name or password is wrong",
             reason="credentials_missing" if missing else "credentials_invalid",

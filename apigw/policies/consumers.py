@@ -90,4 +90,4 @@ class ConsumerSettings(Settings):
     keys: Several[Key] = ()
     """Hashes of its API keys, each with an end if it has one."""
     enabled: Flag = True
-    """``no`` refuses all of its keys."""
+    """``no`` refuses its keys, and everybody else who proves to be it."""

@@ -55,6 +55,12 @@ class FieldEdit:
             return
         edited = Headers(kept)
         edited.pairs += self._add
+        if whole and headers._index is not None:
+            # What is indexed need not be indexed again, by the access log at the latest.
+            index = edited._index = headers._index.copy()
+            for name, value in self._add:
+                lower = name.lower()
+                index[lower] = [*index.get(lower, ()), value]
         lines = request.lines
         if lines is None:
             # Somebody else's copy already: it may change again.

@@ -88,6 +88,28 @@ class Remembered(Generic[V]):
         return len(self._known)
 
 
+class RememberedAgain(Remembered[V]):
+    """
+    The same, from the second time on that a key is put in. What never comes again takes no place from what does, and
+    its memory is used again while it is still in the processor's cache.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self._once: set[int] = set()
+
+    def put(self, key: bytes, value: V) -> None:
+        once = self._once
+        number = hash(key)
+        if number in once:
+            once.remove(number)
+            super().put(key, value)
+            return
+        if len(once) >= self._most:
+            once.clear()
+        once.add(number)
+
+
 # ---- where a credential is -------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ import argon2
 import bcrypt
 import jwt as pyjwt
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
 from apigw.exchange.request import Request
 from apigw.exchange.response import Response
@@ -93,7 +93,13 @@ def test_a_removed_user_stays_out_though_remembered(users: Path) -> None:
     assert run(guard, request(headers=credentials("anna", "opensesame"))).status == 401
 
 
-@pytest.mark.parametrize("line", ["anna:{SHA}abc", "anna:$apr1$x$y", "anna:plain", "no colon", ":x", ""])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("anna:{SHA}abc", "anna:$apr1$x$y", "anna:plain", "no colon", ":x", "", "anna:$2y$05$abc"),
+        *("anna:$argon2id$abc", f"anna:{BCRYPT}:a comment", f"anna:{BCRYPT}\nanna:{ARGON2}"),
+    ],
+)
 def test_a_file_with_weak_hashes_or_none_is_refused_without_showing_them(tmp_path: Path, line: str) -> None:
     (tmp_path / "weak").write_text(line)
     with pytest.raises(ValueError, match="weak") as caught:
@@ -136,6 +142,52 @@ def test_a_flood_of_passwords_waits_in_a_bounded_queue(users: Path) -> None:
     for number in range(5):
         threads[number].callback(False)
     assert [outcome.status for outcome in outcomes[:5]] == [401] * 5
+
+
+def test_equal_credentials_are_computed_once_also_when_clients_leave(users: Path) -> None:
+    world = World()
+    threads: list[Deferred[bool]] = []
+
+    def slowly(*_: Any) -> Deferred[bool]:
+        threads.append(Deferred())
+        return threads[-1]
+
+    world.call_in_thread = slowly  # type: ignore[method-assign, assignment]
+    guard = staff(world, users, at_once=2, queue=0)
+    asked = [request(headers=credentials("anna", "opensesame")) for _ in range(100)]
+    outcomes = [run(guard, each) for each in asked]
+    for each in asked[:50]:
+        each.cancel()
+    assert len(threads) == 1
+    guesses = [run(guard, request(headers=credentials("anna", f"guess{number}"))) for number in range(3)]
+    assert len(threads) == 2
+    assert [outcome.status for outcome in guesses[1:]] == [503, 503]  # who left still counts: the thread goes on
+    threads[0].callback(True)
+    assert [outcome.status for outcome in outcomes[50:]] == [200] * 50
+
+
+def test_an_unknown_name_takes_the_same_hash_each_time_and_not_always_the_first(users: Path) -> None:
+    world = World()
+    tried: dict[bytes, set[str]] = {}
+
+    def noted(_: Any, password: bytes, hashed: bytes) -> Deferred[bool]:
+        tried.setdefault(password, set()).add(hashed.decode())
+        return succeed(False)
+
+    world.call_in_thread = noted  # type: ignore[method-assign, assignment]
+    guard = staff(world, users)
+    for number in range(40):
+        for _ in range(2):
+            run(guard, request(headers=credentials(f"nobody{number}", f"{number}")))
+    assert all(len(each) == 1 for each in tried.values())
+    assert set().union(*tried.values()) == {BCRYPT, ARGON2}
+
+
+def test_a_user_who_is_a_disabled_consumer_may_not(users: Path) -> None:
+    world = World()
+    world.consumers["anna"] = ConsumerSettings.model_validate({"enabled": "no"})
+    outcome = run(staff(world, users), request(headers=credentials("anna", "opensesame")))
+    assert (outcome.status, outcome.reason) == (403, "consumer_disabled")
 
 
 # ---- introspection ---------------------------------------------------------------------------------------------------
@@ -213,6 +265,30 @@ def test_a_missing_scope_gets_403() -> None:
     world.answers = lambda asked: asked.respond(json.dumps(ACTIVE).encode())
     outcome = show(partners(world, scopes=["write"]), "x")
     assert (outcome.status, outcome.reason) == (403, "insufficient_scope")
+
+
+def test_claims_of_an_answer_are_conditions_as_for_jwt() -> None:
+    world = World()
+    world.consumers["gone"] = ConsumerSettings.model_validate({"enabled": "no"})
+    guard = partners(world, claims={"tenant": "acme"}, require=["sub"])
+    for more, status in (
+        ({"tenant": "acme"}, 200),
+        ({"tenant": "x"}, 403),
+        ({"tenant": "acme", "client_id": "gone"}, 403),
+    ):
+        world.answers = lambda asked, more=more: asked.respond(json.dumps(ACTIVE | more).encode())  # type: ignore[misc]
+        assert [show(guard, f"{more}").status for _ in range(2)] == [status] * 2
+
+
+def test_an_issuer_that_is_away_is_logged_once() -> None:
+    world = World()
+    world.answers = lambda asked: asked.fail()
+    guard = partners(world)
+    assert [show(guard, f"token{number}").status for number in range(20)] == [503] * 20
+    assert len(world.logged) == 1
+    world.answers = lambda asked: asked.respond(json.dumps(ACTIVE).encode())
+    assert show(guard, "x").status == 200
+    assert len(world.logged) == 2
 
 
 @pytest.mark.parametrize("body", [None, b"garbage", b"[]", b'{"active":true,"active":false}'])

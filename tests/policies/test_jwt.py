@@ -449,7 +449,7 @@ def test_a_remembered_token_ends_when_it_ends() -> None:
     assert show(guard, token).status == 401
 
 
-def test_a_remembered_token_is_verified_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_that_comes_again_is_remembered_and_verified_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     verified: list[bytes] = []
     original = VERIFIERS["HS256"].verify
 
@@ -460,17 +460,37 @@ def test_a_remembered_token_is_verified_only_once(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(VERIFIERS["HS256"], "verify", counted)
     guard = policy()
-    for _ in range(3):
+    for _ in range(5):
         assert show(guard, GOOD).status == 200
         assert show(guard, ATTACKS["wrong secret"]).status == 401
-    assert len(verified) == 4
+    assert len(verified) == 2 + 5
+    assert len(guard._known) == 1
+
+
+def test_tokens_that_never_come_again_take_no_place_from_those_that_do() -> None:
+    guard = policy(remember=100)
+    for number in range(1000):
+        assert show(guard, GOOD).status == 200
+        assert show(guard, signed({"jti": str(number)})).status == 200
+    assert len(guard._known) == 1
+    assert len(guard._known._once) <= 100
+
+
+def test_a_token_that_is_good_but_not_for_this_is_remembered_too() -> None:
+    world = World()
+    world.consumers["gone"] = ConsumerSettings.model_validate({"enabled": "no"})
+    guard = policy(world, consumer_claim="azp")
+    for _ in range(4):
+        outcome = show(guard, signed({"azp": "gone"}))
+        assert (outcome.status, outcome.reason) == (403, "consumer_disabled")
 
 
 def test_no_more_tokens_are_remembered_than_configured() -> None:
     guard = policy(remember=100)
     for number in range(500):
-        assert show(guard, signed({"sub": str(number)})).status == 200
-    assert len(guard._known) <= 100
+        for _ in range(2):
+            assert show(guard, signed({"sub": str(number)})).status == 200
+    assert 80 < len(guard._known) <= 100
 
 
 def test_a_changed_key_file_ends_what_was_remembered(tmp_path: Path) -> None:
