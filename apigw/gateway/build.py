@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from twisted.internet.defer import Deferred, gatherResults
+
 from apigw.config.configuration import Configuration
 from apigw.exchange.responder import Responder
 from apigw.gateway.aggregates import aggregate_route, batch_route, keep_answers, show_tree
@@ -104,11 +106,11 @@ def build(configuration: Configuration, shared: Shared, before: Generation | Non
 
 
 def _health(settings: Any, route: RouteFacts, shared: Shared, upstreams: Upstreams) -> Responder:
-    return Health(
-        settings.path,
-        lambda: {name: upstream.states() for name, upstream in upstreams.items()},
-        ready=lambda: shared.ready,
-    )
+    async def states() -> dict[str, dict[str, str]]:
+        found = await gatherResults([Deferred.fromCoroutine(each.seen()) for each in upstreams.values()])
+        return dict(zip(upstreams, found, strict=True))
+
+    return Health(settings.path, states, ready=lambda: shared.ready)
 
 
 _ROUTES: dict[str, Callable[[Any, RouteFacts, Shared, Upstreams], Responder]] = {

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from treq.response import _Response as TreqResponse
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 
 from apigw.exchange.request import Request
 from apigw.exchange.responder import Done, Responder
@@ -42,6 +42,10 @@ from apigw.upstream.target_spec import TargetSpec
 
 _SOURCES = frozenset(("targets", "discover", "discover_interval"))
 """Options that say only where targets are: they may change while everything else stays."""
+
+
+REACHED_WITHIN = 1.0
+"""Seconds for a connection to a target that is asked for, and that no check knows."""
 
 
 class Upstream:
@@ -209,6 +213,21 @@ class Upstream:
         """The state of each target, by name; that of its circuit, if it is all that is wrong with it."""
         self.targets.tick(self._shared.clock())
         return {target.name: _state(target) for target in self.targets.targets}
+
+    async def seen(self) -> dict[str, str]:
+        """
+        The same for people who ask: a target that nothing is known of, because nobody checks it, is `unreachable` if
+        it takes no connection now.
+        """
+        states = self.states()
+        if self.settings.health.enabled:
+            return states
+        unknown = [target for target in self.targets.targets if states[target.name] == "healthy"]
+        dials = [self._dial_target(target, REACHED_WITHIN) for target in unknown]
+        for target, (reached, _) in zip(unknown, await DeferredList(dials, consumeErrors=True), strict=True):
+            if not reached:
+                states[target.name] = "unreachable"
+        return states
 
     def describe(self) -> dict[str, Any]:
         """For people and programs; nothing secret."""

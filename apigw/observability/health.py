@@ -8,7 +8,7 @@
 - ``/health/live``: 200 as long as the process can answer at all.
 - ``/health/ready``: 200, or 503 while the gateway drains.
 
-The answer is made at most once a second, from what is known already. Asking for it costs the services nothing.
+The answer is made at most once a second, however many ask: it can't be used to load the services.
 
 Not here: finding out how the targets are (``apigw.upstream``).
 """
@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 from apigw.exchange.errors import ClientFault
 from apigw.exchange.headers import Headers
 from apigw.exchange.problem import problem
 from apigw.exchange.request import Request
-from apigw.exchange.responder import Done
+from apigw.exchange.responder import Done, drive, failed
 from apigw.exchange.response import Response
 
 HEALTHY = "healthy"
@@ -62,7 +63,7 @@ class Health:
     def __init__(
         self,
         path: str,
-        upstreams: Callable[[], Mapping[str, Targets]],
+        upstreams: Callable[[], Coroutine[Any, Any, Mapping[str, Targets]]],
         ready: Callable[[], bool],
         *,
         monotonic: Callable[[], float] = time.monotonic,
@@ -79,6 +80,7 @@ class Health:
         self._made_at = float("-inf")
         self._was_ready = True
         self._kept: tuple[int, bytes] = (503, b"")
+        self._waiting: list[tuple[Request, Done]] = []  # while the answer is being made
 
     def __call__(self, request: Request, done: Done) -> None:
         """Answer (``apigw.exchange.responder``)."""
@@ -93,8 +95,15 @@ class Health:
             return
         below = request.path.removeprefix(self._prefix).rstrip(b"/")
         if below == b"":
-            status, body = self._state()
-        elif below == b"/live":
+            # A drain is told at once: the load balancer should hear of it before connections close.
+            if self._monotonic() - self._made_at < KEPT and self._ready() is self._was_ready:
+                self._answer(request, done, *self._kept)
+                return
+            self._waiting.append((request, done))
+            if len(self._waiting) == 1:
+                drive(self._state(), self._made, self._not_made)
+            return
+        if below == b"/live":
             status, body = 200, b'{"status": "live"}\n'
         elif below == b"/ready":
             ready = self._ready()
@@ -102,19 +111,29 @@ class Health:
         else:
             done(problem(request, ClientFault("there is no such health check", status=404, reason="not_found")))
             return
+        self._answer(request, done, status, body)
+
+    def _answer(self, request: Request, done: Done, status: int, body: bytes) -> None:
         headers = Headers([(b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store")])
         if request.method == b"HEAD":
             headers.add(b"Content-Length", b"%d" % len(body))
             body = b""
         done(Response(status, headers, body))
 
-    def _state(self) -> tuple[int, bytes]:
-        now = self._monotonic()
+    async def _state(self) -> tuple[int, bytes]:
         ready = self._ready()
-        # A drain is told at once: the load balancer should hear of it before connections close.
-        if now - self._made_at >= KEPT or ready is not self._was_ready:
-            status, document = health_document(self._upstreams(), draining=not ready)
-            self._kept = status, json.dumps(document).encode() + b"\n"
-            self._made_at = now
-            self._was_ready = ready
-        return self._kept
+        status, document = health_document(await self._upstreams(), draining=not ready)
+        self._was_ready = ready
+        return status, json.dumps(document).encode() + b"\n"
+
+    def _made(self, answer: tuple[int, bytes]) -> None:
+        self._kept = answer
+        self._made_at = self._monotonic()
+        waiting, self._waiting = self._waiting, []
+        for request, done in waiting:
+            self._answer(request, done, *answer)
+
+    def _not_made(self, error: BaseException) -> None:
+        waiting, self._waiting = self._waiting, []
+        for request, done in waiting:
+            done(failed(request, error))

@@ -488,6 +488,24 @@ async def test_health_tells_of_each_target(tmp_path: Path, origins: list[Origin]
         assert not any(name.startswith("apigw_upstream_requests_total") for name in await metrics(gateway))
 
 
+async def test_health_tells_of_a_service_that_nobody_checks_and_that_is_gone(
+    tmp_path: Path, origins: list[Origin]
+) -> None:
+    text = several(origins[:1]) + several(origins[1:2], name="b") + route("/") + "\n[health]\npath = /health\n"
+    async with running(tmp_path, text) as gateway:
+        await origins[1].stop()
+        answer = await gateway.get("/health")
+        assert answer.status == 503
+        told = json.loads(answer.body)
+        assert (told["gateway"], told["upstreams"]["a"]["status"]) == ("healthy", "healthy")
+        target = {"name": address(origins[1]), "status": "unreachable"}
+        assert told["upstreams"]["b"] == {"status": "unhealthy", "targets": [target]}
+        await origins[1].start(origins[1].port)
+        await asyncio.sleep(1.05)  # the answer is kept for a second
+        assert (await gateway.get("/health")).status == 200
+        assert asked(origins) == [0, 0, 0]
+
+
 async def test_tcp_checks(tmp_path: Path, origins: list[Origin]) -> None:
     with refusing_port() as port:
         text = several(origins[:1], "health.type = tcp", "health.fast_interval = 20ms")

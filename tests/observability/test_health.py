@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from apigw.exchange.request import Request
 from apigw.exchange.response import Response
@@ -22,7 +23,7 @@ class Gateway:
         self.asked = 0
         self.health = Health("/health", self._states, lambda: self.is_ready, monotonic=lambda: self.now)
 
-    def _states(self) -> dict[str, Targets]:
+    async def _states(self) -> dict[str, Targets]:
         self.asked += 1
         return self.upstreams
 
@@ -88,6 +89,36 @@ def test_asking_often_asks_nobody_behind_it() -> None:
     gateway.now += 0.02
     assert gateway.ask()[0] == 503
     assert gateway.asked == 2
+
+
+def test_those_who_ask_while_the_answer_is_made_get_the_same_one() -> None:
+    gateway = Gateway()
+    made: Deferred[dict[str, Targets]] = Deferred()
+    asked = 0
+
+    async def slow() -> dict[str, Targets]:
+        nonlocal asked
+        asked += 1
+        return await made
+
+    health = Health("/health", slow, lambda: True, monotonic=lambda: gateway.now)
+    answers: list[Response] = []
+    for _ in range(3):
+        health(Request(b"GET", b"/health"), answers.append)
+    assert (asked, answers) == (1, [])
+    made.callback({"users": {"a:1": "unreachable"}})
+    assert (asked, [answer.status for answer in answers]) == (1, [503] * 3)
+
+
+def test_what_can_not_be_found_out_is_told_and_asked_again() -> None:
+    async def broken() -> dict[str, Targets]:
+        raise ValueError("broken")
+
+    health = Health("/health", broken, lambda: True)
+    answers: list[Response] = []
+    for _ in range(2):
+        health(Request(b"GET", b"/health"), answers.append)
+    assert [answer.status for answer in answers] == [500, 500]
 
 
 def test_a_drain_is_told_at_once() -> None:
