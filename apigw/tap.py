@@ -62,9 +62,13 @@ def makeService(options: Options) -> IService:
     from apigw.gateway.service import make_service
 
     sys.excepthook = _say_what_is_in_the_way
-    messages = _messages(options.parent or {})
+    twistd = options.parent or {}
+    messages = _messages(twistd)
+    daemon = not twistd.get("nodaemon", True)
+    if daemon and messages is None and options.configuration.gateway.access_log == "-":
+        print("requests are not logged: this daemon has no standard output; set [gateway] access_log", file=sys.stderr)
     try:
-        return make_service(options.configuration, messages)
+        return make_service(options.configuration, messages, daemon=daemon)
     except OSError as error:
         _end(f"the log {messages} can't be opened: {error.strerror}")
     except ValueError as error:

@@ -67,10 +67,14 @@ class GatewayService(Service):
     :ivar last_error: (time of day, problems) of the last load that failed; None after a good one.
     """
 
-    def __init__(self, configuration: Configuration, messages: LogLines | None = None) -> None:
+    def __init__(
+        self, configuration: Configuration, messages: LogLines | None = None, standard_output: str = "-"
+    ) -> None:
         """
         :param messages: where the log for people goes; None leaves that to whoever starts the service.
+        :param standard_output: the file that an access log to standard output goes to, in a daemon, which has none.
         """
+        self._standard_output = standard_output
         self._messages = messages
         self._repeats = Repeats(messages) if messages is not None else None
         self.shared = Shared()
@@ -124,7 +128,8 @@ class GatewayService(Service):
             if self.configuration.admin is not None:
                 self.admin = AdminListening(self.configuration.admin, self)
                 opened.append(self.admin)
-        except Exception:
+        except Exception as error:
+            log.critical("{why}", why=str(error))
             for listening in opened:
                 listening.close()
             raise
@@ -159,6 +164,7 @@ class GatewayService(Service):
         try:
             self._use_access_log(self._new_access_log(self.configuration))
         except OSError as error:
+            log.critical("{why}", why=str(error))
             raise CannotStart(str(error)) from error
         super().startService()  # type: ignore[no-untyped-call]
         # Not at once: when it says that it runs, the loop does not yet.
@@ -280,13 +286,12 @@ class GatewayService(Service):
 
     def _new_access_log(self, configuration: Configuration) -> AccessLog | None:
         settings = configuration.gateway
+        path = self._standard_output if settings.access_log == "-" else settings.access_log
         try:
-            return open_access_log(
-                settings.access_log, settings.access_log_format, redact=secret_parameters(configuration)
-            )
+            return open_access_log(path, settings.access_log_format, redact=secret_parameters(configuration))
         except OSError as error:
             where = configuration.origin("gateway", "", "access_log")
-            why = f"{settings.access_log} can't be opened: {error.strerror}"
+            why = f"{path} can't be opened: {error.strerror}"
             raise OSError(f"{where}: [gateway] access_log: {why}") from error
 
     def _use_access_log(self, access_log: AccessLog | None) -> None:
@@ -549,10 +554,12 @@ def _say(error: BaseException) -> None:
     log.failure("the gateway failed", Failure(error))
 
 
-def make_service(configuration: Configuration, messages: str | None = None) -> GatewayService:
+def make_service(configuration: Configuration, messages: str | None = None, *, daemon: bool = False) -> GatewayService:
     """
     The gateway that ``configuration`` describes, not started.
 
     :param messages: where the log for people goes: a path, ``-`` for standard output, or None: to whoever observes.
+    :param daemon: there will be no standard output: an access log that should go there goes where ``messages`` go.
     """
-    return GatewayService(configuration, LogLines(LogFile(messages)) if messages is not None else None)
+    lines = LogLines(LogFile(messages)) if messages is not None else None
+    return GatewayService(configuration, lines, messages if daemon and messages is not None else "-")

@@ -39,6 +39,9 @@ _made: dict[str, tuple[int, int, int]] = {}
 class CannotListen(Exception):
     """An endpoint can't be listened on; the words are for whoever wrote it."""
 
+    # twistd tells the first 100 bytes of what ended a daemon, this name before the words.
+    __module__ = "builtins"
+
 
 def open_socket(endpoint: EndpointAddress, beside: Iterable[socket.socket] = ()) -> socket.socket:
     """
