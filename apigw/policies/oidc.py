@@ -56,6 +56,8 @@ from apigw.policies.tokens import (
 
 LOGIN_TIME = 600
 """Seconds that a person may take to log in."""
+LONGEST_TARGET = 1500
+"""Bytes of where a person wanted to go, to fit into a cookie with the rest; from a longer one the query is dropped."""
 AHEAD = 30.0
 """Seconds ahead of its end at which an access token is renewed."""
 
@@ -190,6 +192,8 @@ class OIDC(Policy[Settings]):
         now = self._now()
         if now >= session.until:
             return self._sent_away(request, "the session is over")
+        if self._revoked(content):
+            return self._sent_away(request, "the session is revoked")
         if now < session.renew_at:
             if len(sent) == 1 and not stale:
                 self._known.put(sent[0], session)
@@ -206,13 +210,18 @@ class OIDC(Policy[Settings]):
         return response
 
     def _let_in(self, request: Request, session: _Session) -> object:
-        content = session.content
-        revocations = self.environment.revocations
-        if revocations is not None and revocations.revoked(content["id"], content["claims"].get("sub"), content["at"]):
+        if self._revoked(session.content):
             return self._sent_away(request, "the session is revoked")
         request.identity = session.identity
         session.edit.apply(request)
         return None
+
+    def _revoked(self, content: dict[str, Any]) -> bool:
+        # By when the person logged in, not by when that was renewed: to renew a session does not undo its revocation.
+        revocations = self.environment.revocations
+        return revocations is not None and revocations.revoked(
+            content["id"], content["claims"].get("sub"), content.get("since", content["at"])
+        )
 
     def _opened(self, request: Request) -> tuple[dict[str, Any] | None, bool]:
         """What the session cookie holds, or None; and whether that was renewed since, and should be set again."""
@@ -267,6 +276,8 @@ class OIDC(Policy[Settings]):
         described = await self._provider.described()
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
         target = request.path if request.query is None else request.path + b"?" + request.query
+        if len(target) > LONGEST_TARGET:
+            target = request.path if len(request.path) <= LONGEST_TARGET else b"/"
         sealed = self._logins.seal(
             {
                 "state": state,
@@ -321,6 +332,7 @@ class OIDC(Policy[Settings]):
             raise ClientFault("this login was not begun here, or took too long", reason="login_unknown")
         forget = set_cookie(name, "", 0, path=self.settings.callback_path, secure=self._secure(request))
         try:
+            self._provider.check_issuer(query.get("iss", [None])[0])
             if "code" not in query:
                 raise LoginRefused("there is no code")
             tokens = await self._provider.token(
@@ -333,20 +345,27 @@ class OIDC(Policy[Settings]):
         except LoginRefused as refused:
             note_refusal(request, self.environment.label, str(refused))
             raise ClientFault("the login failed", status=403, reason="login_failed", headers=(forget,)) from None
-        content = self._content(claims, tokens, secrets.token_urlsafe(16), self._now() + self.settings.session_timeout)
+        now = self._now()
+        begun = {"id": secrets.token_urlsafe(16), "since": now, "until": now + self.settings.session_timeout}
+        content = self._content(claims, tokens, begun)
         target = login["target"]
         if not target.startswith("/") or target.startswith(("//", "/\\")):
             target = "/"
         return _redirect(target, [forget, *self._session_cookies(request, content)])
 
-    def _content(self, claims: dict[str, Any], tokens: dict[str, Any], number: str, until: float) -> dict[str, Any]:
-        """What the session cookie will hold."""
+    def _content(self, claims: dict[str, Any], tokens: dict[str, Any], begun: dict[str, Any]) -> dict[str, Any]:
+        """
+        What the session cookie will hold.
+
+        :param begun: ``id``, ``since`` and ``until`` of the session.
+        """
         roots = {path if path in claims else path.partition(".")[0] for path in self._kept}
         now = self._now()
         content: dict[str, Any] = {
-            "id": number,
+            "id": begun["id"],
+            "since": begun.get("since", begun.get("at")),
+            "until": begun["until"],
             "at": now,
-            "until": until,
             "claims": {name: value for name, value in claims.items() if name in roots},
             "scope": tokens.get("scope", " ".join(self.settings.scopes)),
         }
@@ -399,7 +418,7 @@ class OIDC(Policy[Settings]):
             if claims["sub"] != content["claims"].get("sub"):
                 raise LoginRefused("the new ID token is somebody else's")
         tokens.setdefault("refresh_token", content["refresh"])
-        return self._content(claims, tokens, content["id"], content["until"])
+        return self._content(claims, tokens, content)
 
     def _tell(self, number: str, fresh: dict[str, Any] | None) -> None:
         now = self._now()

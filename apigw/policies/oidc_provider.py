@@ -49,7 +49,8 @@ class Provider:
         self._environment = environment
         self._timeout = timeout
         self._known: dict[str, Any] = {}
-        self._fresh_until = 0.0
+        self._fresh_until = float("-inf")
+        self._failing = False
         self._waiting: list[Deferred[None]] | None = None
         self.keys: RemoteKeySet | None = None
 
@@ -72,7 +73,7 @@ class Provider:
 
         :raises GatewayFault: if it has never been fetched, and can't be now.
         """
-        if not self._known or self._environment.clock() >= self._fresh_until:
+        if self._environment.clock() >= self._fresh_until:
             done: Deferred[None] = Deferred()
             if self._waiting is not None:
                 self._waiting.append(done)
@@ -98,6 +99,9 @@ class Provider:
         if missing:
             raise ValueError(f"it has no {', '.join(missing)}")
         self._take(document)
+        if self._failing:
+            self._failing = False
+            self._environment.log.info("{issuer} can be discovered again", issuer=self.issuer)
         self._fresh_until = self._environment.clock() + 3600.0
 
     def _take(self, document: dict[str, Any]) -> None:
@@ -111,8 +115,10 @@ class Provider:
 
     def _failed(self, error: BaseException) -> None:
         self._environment.count("discovery_failed")
-        self._environment.log.error("{issuer} can't be discovered: {why}", issuer=self.issuer, why=str(error))
-        self._fresh_until = self._environment.clock() + 10.0
+        if not self._failing:
+            self._failing = True
+            self._environment.log.error("{issuer} can't be discovered: {why}", issuer=self.issuer, why=str(error))
+        self._fresh_until = self._environment.clock() + (10.0 if self._known else 2.0)
         self._tell()
 
     def _tell(self) -> None:
@@ -120,6 +126,18 @@ class Provider:
         for each in waiting:
             if not each.called:
                 each.callback(None)
+
+    def check_issuer(self, told: str | None) -> None:
+        """
+        Is a login answered by whom it was begun at (RFC 9207)?
+
+        :param told: the ``iss`` that came back with the code, or None.
+        :raises LoginRefused: if it is another one, or is missing although the provider always tells it.
+        """
+        if told is None and self._known.get("authorization_response_iss_parameter_supported") is not True:
+            return
+        if told != self.issuer:
+            raise LoginRefused("another issuer answered the login")
 
     async def token(self, **parameters: str) -> dict[str, Any]:
         """

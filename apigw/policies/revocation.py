@@ -108,7 +108,7 @@ class Revocations:
         """Revoke all tokens that ``subject`` has at this moment; ``until``: when the last of them ends."""
         issued = self._now()
         self.subjects[subject] = issued
-        await self._store.set_add(KEY, b"s%d:%b" % (int(issued), subject.encode()), self._end(until))
+        await self._store.set_add(KEY, b"s%.3f:%b" % (issued, subject.encode()), self._end(until))
 
     async def restore(self, *, jti: str | None = None, subject: str | None = None) -> bool:
         """Take an entry back. True if there was one."""

@@ -276,7 +276,7 @@ def test_claims_of_an_answer_are_conditions_as_for_jwt() -> None:
         ({"tenant": "x"}, 403),
         ({"tenant": "acme", "client_id": "gone"}, 403),
     ):
-        world.answers = lambda asked, more=more: asked.respond(json.dumps(ACTIVE | more).encode())  # type: ignore[misc]
+        world.answers = lambda asked, more=more: asked.respond(json.dumps(ACTIVE | more).encode())
         assert [show(guard, f"{more}").status for _ in range(2)] == [status] * 2
 
 

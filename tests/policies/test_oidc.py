@@ -381,6 +381,63 @@ def test_logging_out_clears_the_cookie_here_and_ends_the_session_there() -> None
     assert browser.get("/app").status == 303
 
 
+async def test_to_renew_a_session_does_not_undo_its_revocation() -> None:
+    world = World()
+    world.revocations = Revocations(RevocationSettings(), world.store, world.clock, world.now, world.later)
+    provider = Provider(world)
+    browser = Browser(policy(world))
+    browser.log_in(provider)
+    world.advance(280)
+    assert browser.get("/app").status == 200  # renewed
+    world.advance(1)
+    await world.revocations.revoke_subject("u1")
+    assert browser.get("/app").status == 303
+    world.advance(290)
+    questions = len(provider.questions)
+    assert browser.get("/app").status == 303
+    assert len(provider.questions) == questions
+    assert browser.log_in(provider).status == 303
+    assert browser.get("/app").status == 200  # who logs in again comes in
+
+
+def test_a_login_that_another_issuer_answers_fails() -> None:
+    world = World()
+    provider = Provider(world)
+    for told, status in (("&iss=https://evil.example", 403), ("&iss=https://login.example", 303), ("", 303)):
+        browser = Browser(policy(world))
+        sent = location(browser.get("/app"))
+        provider.nonce = sent["nonce"]
+        assert browser.get("/oidc/callback", f"code=c&state={sent['state']}{told}").status == status
+
+
+@pytest.mark.parametrize(("path", "query", "to"), [("/app", "a" * 5000, "/app"), ("/" + "a" * 5000, None, "/")])
+def test_a_long_way_to_go_fits_into_a_cookie(path: str, query: str | None, to: str) -> None:
+    world = World()
+    browser = Browser(policy(world))
+    provider = Provider(world)
+    sent = location(browser.get(path, query))
+    assert max(map(len, browser.cookies.values())) < 3500
+    provider.nonce = sent["nonce"]
+    back = browser.get("/oidc/callback", f"code=c&state={sent['state']}")
+    assert back.response.headers.get(b"location") == to.encode()
+
+
+def test_a_provider_that_is_away_is_asked_and_logged_seldom() -> None:
+    world = World()
+    provider = Provider(world)
+    provider.away = {"/.well-known/openid-configuration"}
+    browser = Browser(policy(world))
+    for _ in range(50):
+        assert browser.get("/app").status == 503
+    assert (len(world.asked), len(world.logged)) == (1, 1)
+    world.advance(2)
+    assert browser.get("/app").status == 503
+    assert (len(world.asked), len(world.logged)) == (2, 1)
+    provider.away = set()
+    world.advance(2)
+    assert browser.get("/app").status == 303
+
+
 def test_a_large_session_takes_several_cookies() -> None:
     world = World()
     provider = Provider(world)
