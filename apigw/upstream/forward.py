@@ -119,7 +119,7 @@ class Forward:
         if base_path and target != b"*":
             target = base_path + target
         if self._preserve_host:
-            host = request.host
+            host = request.host or host  # HTTP/1.0 needs none
         lines = request.lines
         facts = request.forwarding
         forwarded = b""

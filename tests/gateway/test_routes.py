@@ -51,9 +51,13 @@ async def test_the_host_is_the_targets_unless_it_is_preserved(tmp_path: Path, or
     async with running(tmp_path, upstream(origin.port) + routes) as gateway:
         await gateway.get("/theirs", host="shop.example:81")
         await gateway.get("/ours", host="shop.example:81")
+        nameless = await gateway.connect()
+        nameless.send(b"GET /ours HTTP/1.0\r\n\r\n")
+        assert (await nameless.read_response()).status == 200
     assert origin.requests[0].values(b"host") == [b"127.0.0.1:%d" % origin.port]
     assert origin.requests[0].values(b"x-forwarded-host") == [b"shop.example:81"]
     assert origin.requests[1].values(b"host") == [b"shop.example:81"]
+    assert origin.requests[2].values(b"host") == origin.requests[0].values(b"host")
 
 
 async def test_what_a_service_says_of_itself_is_turned_into_what_the_client_knows(
