@@ -50,7 +50,7 @@ def encode(value: Any) -> bytes:
     try:
         return _encode(value)
     except (TypeError, RecursionError, msgspec.MsgspecError, OverflowError) as error:
-        raise ValueError(f"{type(error).__name__} while writing JSON") from None
+        raise ValueError(f"JSON has no form for it: {error}") from None
 
 
 def _deeper(data: bytes, max_depth: int) -> bool:

@@ -6,9 +6,10 @@ Not here: whether names in templates and expressions mean anything, and in what 
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
-from typing import Annotated, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -251,6 +252,8 @@ class AggregateSettings(Settings):
                     raise Wrong(f"`class` does all by itself, so {option} does nothing", "one of them", option="class")
             if not callable(self.class_):
                 raise Wrong("{shown} is nothing that can be called", option="class")
+            if not _takes_two(self.class_):
+                raise Wrong("{shown} does not take two arguments", "def page(request, client)", option="class")
         if self.response is not None and self.merge is not None:
             raise Wrong("`response` makes the answer, so merge does nothing", "one of them", option="merge")
         if self.stream is not None:
@@ -260,6 +263,16 @@ class AggregateSettings(Settings):
         if "clash" in self.model_fields_set and self.merge not in {"shallow", "deep"}:
             raise Wrong("only merge = shallow and merge = deep have clashes", option="clash")
         return self
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # one of those in C that don't say
+        pass
+    return True
 
 
 class BatchSettings(Settings):

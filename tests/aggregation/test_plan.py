@@ -78,6 +78,7 @@ def test_writes_that_need_a_later_write_are_a_circle(tmp_path: Path) -> None:
         ("timeout = 3s\n", None),
         ("call.a = users GET /\nclass = json:dumps\n", None),
         ("class = json:nothing\n", None),
+        ("class = json:dumps\n", ["1 class: `json:dumps` does not take two arguments; expected def page(request, client)"]),
     ],
 )  # fmt: skip
 def test_each_mistake_is_told_at_its_line(tmp_path: Path, options: str, expected: list[str] | None) -> None:
