@@ -200,6 +200,7 @@ def _show_summary(configuration: Configuration) -> None:
     counts = [
         _counted(len(configuration.listens), "listener"),
         _counted(len(configuration.of("route")), "route"),
+        *(_counted(number, "aggregate") for number in (len(configuration.of("aggregate")),) if number),
         _counted(len(configuration.upstreams), "upstream"),
     ]
     print(f"{configuration.path} is well: {', '.join(counts)}")
