@@ -49,9 +49,9 @@ class RequestReader(asyncio.Protocol):
         "_chunked_out",
         "_close",
         "_eof_at",
-        "_forwarding",
         "_head_since",
         "_headless",
+        "_last",
         "_left_in",
         "_linger",
         "_looping",
@@ -92,7 +92,8 @@ class RequestReader(asyncio.Protocol):
         self._head_since = 0.0
         self._activity = 0.0
         self._looping = False
-        self._forwarding: tuple[RequestHead, bytes | None, Forwarding] | None = None
+        # The last head: its bytes (empty if more came with them), the site's epoch, and what was found in it.
+        self._last: tuple[bytes, object, Parsed, RequestHead, Forwarding] | None = None
         self._peer = ""
         self._bytes_out = 0
 
@@ -196,37 +197,46 @@ class RequestReader(asyncio.Protocol):
         :return: what follows the request; None if the head is not complete, or was refused.
         """
         site = self.site
-        end = data.find(b"\r\n\r\n")
-        if end < 0 or data[:2] == b"\r\n":
-            return self._no_head(data)
-        parsed = None
-        try:
-            line_end = data.find(b"\r\n")
-            line = data[:line_end]
-            parsed = site.lines.get(line)
-            if parsed is None:
-                parsed = self._parse_line(line)
-            if end > site.limits.max_head:
-                self._check_fields_so_far(data, line_end)
-            block = data[line_end + 2 : end + 2]
-            head = site.heads.known.get(block) or site.heads.get(block)
-            method, target, path, query, authority, version = parsed
-            request = Request.__new__(Request)
-            request.method = method
-            request.target = target
-            request.path = path
-            request.query = query
-            known = self._forwarding
-            if version != b"1.1":
-                request.version = version
-                known = None  # what was found for 1.1 does not hold
-            if known is not None and known[0] is head and known[1] is authority:
-                facts = known[2]
-            else:
-                facts = self._forward(head, authority, version)
-        except GatewayError as error:
-            self._refuse(error, parsed)
-            return None
+        last = self._last
+        if last is not None and data == last[0] and site.epoch is last[1]:  # the same again, to the byte
+            _, _, parsed, head, facts = last
+            rest = b""
+        else:
+            end = data.find(b"\r\n\r\n")
+            if end < 0 or data[:2] == b"\r\n":
+                return self._no_head(data)
+            found: Parsed | None = None
+            try:
+                line_end = data.find(b"\r\n")
+                line = data[:line_end]
+                parsed = found = site.lines.get(line) or self._parse_line(line)
+                if end > site.limits.max_head:
+                    self._check_fields_so_far(data, line_end)
+                block = data[line_end + 2 : end + 2]
+                head = site.heads.known.get(block) or site.heads.get(block)
+                if (
+                    last is not None
+                    and last[3] is head
+                    and last[2][4] is parsed[4]  # the authority
+                    and last[2][5] == parsed[5]  # the version
+                    and site.epoch is last[1]
+                ):
+                    facts = last[4]
+                else:
+                    facts = self._forward(head, parsed[4], parsed[5])
+            except GatewayError as error:
+                self._refuse(error, found)
+                return None
+            rest = data[end + 4 :]
+            self._last = (b"" if rest else data, site.epoch, parsed, head, facts)
+        method, target, path, query, _, version = parsed
+        request = Request.__new__(Request)
+        request.method = method
+        request.target = target
+        request.path = path
+        request.query = query
+        if version != b"1.1":
+            request.version = version
         request.headers = head.headers
         request.lines = head.lines
         request.forwarding = facts
@@ -243,12 +253,15 @@ class RequestReader(asyncio.Protocol):
                 request.deadline = request.started + facts.timeout
                 request.impatient = True
                 site.wheel.watch(self, request.deadline)
-        rest = data[end + 4 :]
         self._head_since = 0.0
         self._request = request
         self._status = 0
         self._bytes_out = 0
         self._close = head.close or (version == b"1.0" and not head.keep_alive) or site.draining
+        if head.plain:
+            request.body = None
+            site.root.route(request, partial(self.respond, request))
+            return rest
         if head.content_length > 0 or head.chunked:
             return self._begin_with_body(request, head, rest)
         request.body = None
@@ -320,12 +333,9 @@ class RequestReader(asyncio.Protocol):
                 host = authority
         if head.chunked and version == b"1.0":
             raise ClientFault("HTTP/1.0 has no Transfer-Encoding", reason="invalid_framing")
-        facts = Forwarding(
+        return Forwarding(
             head, self._peer, scheme=self.site.scheme, host=host, trusted=self.site.trusted, version=version
         )
-        if version == b"1.1":
-            self._forwarding = (head, authority, facts)
-        return facts
 
     def _take_body(self, data: bytes) -> None:
         """More of the request's content arrived."""

@@ -72,6 +72,8 @@ class GatewaySite(Site):
 
     :ivar root: the resource tree; a reload puts another in its place between two requests.
     :ivar trusted: whether an address is one of ``trusted_proxies``.
+    :ivar next_id: makes a request id: 12 random digits of the process, 8 or more that count.
+    :ivar epoch: another object whenever what was found out about a head may no longer hold.
     :ivar draining: set when the gateway goes away: connections close after the exchange that they are at.
     """
 
@@ -94,26 +96,24 @@ class GatewaySite(Site):
         self.clock = clock
         self.draining = False
         self.connections: set[Channel] = set()
-        self._number = count(int.from_bytes(os.urandom(3), "big")).__next__
-        self._id_prefix = os.urandom(6).hex().encode()
+        numbers = count(int.from_bytes(os.urandom(3), "big"))
+        self.next_id: Callable[[], bytes] = map((os.urandom(6).hex().encode() + b"%08x").__mod__, numbers).__next__
         self.use_limits(limits)
         self.use_root(root)  # type: ignore[arg-type]
 
     def use_limits(self, limits: Limits) -> None:
         """Put other limits in place, for requests from now on."""
         self.limits = limits
+        self.epoch = object()
         self.heads = RequestHeads(limits.max_headers, limits.underscores)
         self.lines: dict[bytes, tuple[bytes, bytes, bytes, bytes | None, bytes | None, bytes]] = {}
 
     def use_root(self, root: Root) -> None:
         """Put another resource tree in place, for requests from now on."""
         self.resource = self.root = root
+        self.epoch = object()
         self.normalise = root.normalise
         self.lines.clear()
-
-    def next_id(self) -> bytes:
-        """A request id: 12 random digits of the process, 8 that count."""
-        return b"%b%08x" % (self._id_prefix, self._number() & 0xFFFFFFFF)
 
     def drain(self) -> None:
         """Close idle connections, and the others when their exchange ends."""

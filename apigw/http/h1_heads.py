@@ -53,6 +53,7 @@ class RequestHead:
     :ivar lines: the same as bytes, ready to be sent on.
     :ivar forwarding: the fields in FORWARDING as they came, by lower-case name.
     :ivar host: the value of Host, or None if there was none. :ivar content_length: -1 if there was none.
+    :ivar plain: no content follows, and no other protocol is asked for.
     """
 
     __slots__ = (
@@ -66,6 +67,7 @@ class RequestHead:
         "host",
         "keep_alive",
         "lines",
+        "plain",
         "upgrade",
     )
 
@@ -125,6 +127,7 @@ class RequestHead:
             self.upgrade = None
         self.headers = Headers(pairs)
         self.lines = serialise(pairs)
+        self.plain = self.content_length <= 0 and not self.chunked and self.upgrade is None
 
 
 def _without_underscores(fields: list[Field], underscores: str) -> list[Field]:

@@ -176,7 +176,7 @@ class Path:
             scheme=scheme,
             clock=lambda: self.time,
         )
-        self.site.next_id = lambda: b"id"  # type: ignore[method-assign]
+        self.site.next_id = lambda: b"id"
         self.client = self.connect()
 
     def connect(self) -> Wire:
