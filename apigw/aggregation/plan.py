@@ -83,11 +83,14 @@ class Plan:
 
     :ivar roots: what of the client's request is asked for anywhere.
     :ivar vary: fields of the client's request that the answer depends on.
+    :ivar early: what calls ask of the client's request, with their indexes, where something is written: a value that is
+        missing is to be found out before anything was done.
     """
 
     calls: tuple[Call, ...]
     roots: frozenset[str]
     vary: tuple[str, ...]
+    early: tuple[tuple[int, Reference], ...]
 
     @property
     def private(self) -> bool:
@@ -131,7 +134,22 @@ def plan(settings: AggregateSettings) -> Plan:
     for made in calls:
         for before in made.needs:
             calls[before].dependents.append(made.index)
-    return Plan(tuple(calls), frozenset(roots & set(REQUEST_ROOTS)), ("*",) if "*" in vary else _once(vary))
+    return Plan(
+        tuple(calls),
+        frozenset(roots & set(REQUEST_ROOTS)),
+        ("*",) if "*" in vary else _once(vary),
+        tuple(_early(settings)) if any(call.writes for call in calls) else (),
+    )
+
+
+def _early(settings: AggregateSettings) -> Iterator[tuple[int, Reference]]:
+    for index, (name, call) in enumerate(settings.call.items()):
+        if call.optional or call.when is not None or call.foreach is not None:  # it may do without, or not be made
+            continue
+        undo = settings.undo.get(name)
+        for reference in [*_references(call), *(_references(undo) if undo is not None else ())]:
+            if reference.root in REQUEST_ROOTS:
+                yield index, reference
 
 
 def _once(names: Iterable[str]) -> tuple[str, ...]:

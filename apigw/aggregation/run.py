@@ -135,6 +135,13 @@ class Run:
         place = self._place
         place.running += 1
         place.deadlines.add(self, place.services.clock())
+        for index, reference in place.plan.early:
+            try:
+                reference.value(self.values)
+            except ValueFault as fault:
+                outcome = failed(reason=fault.reason, fault=fault.status, detail=fault.detail)
+                self.settle(place.plan.calls[index], outcome)
+                return
         for call in place.plan.calls:
             if not call.needs and not self._over:
                 self._begin(call)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,23 @@ def test_at_the_deadline_what_was_done_is_undone_and_the_undoing_has_its_own_tim
     assert client.status == 504
     assert client.json["calls"]["payment"]["undo"] == "not undone"
     assert client.json["calls"]["order"]["undo"] == "undone"
+    assert stage.at_rest
+
+
+@pytest.mark.parametrize("missing", ["card", "reason"])
+def test_nothing_is_written_if_the_client_left_out_what_a_later_call_needs(tmp_path: Path, missing: str) -> None:
+    stage = Stage(
+        tmp_path,
+        "call.a = users POST /a\ncall.b = users POST /b\ncall.b.body = {body.card}\n"
+        "undo.b = users POST /undo\nundo.b.body = {body.reason}\n"
+        "call.c = users POST /c?x={body.more}\ncall.c.optional = yes\n",
+    )
+    content = {"card": 1, "reason": 2}
+    del content[missing]
+    client = stage.ask("POST", body=json.dumps(content).encode())
+    assert (client.status, client.json["detail"]) == (400, f"b: {{body.{missing}}} has no value")
+    assert client.outcomes == {"a": "not_asked", "b": "failed", "c": "not_asked"}
+    assert stage.asked == []
     assert stage.at_rest
 
 
