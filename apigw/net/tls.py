@@ -21,6 +21,7 @@ import json
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from email.utils import formatdate
 from typing import Final
 
 from apigw.net.certificates import CertificateStore
@@ -43,8 +44,8 @@ _PROBLEM: Final = json.dumps(
     }
 ).encode()
 PLAIN_HTTP_ANSWER: Final = (
-    b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/problem+json\r\n"
-    b"Content-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(_PROBLEM), _PROBLEM)
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/problem+json\r\nDate: %b\r\n"
+    b"Content-Length: %d\r\nConnection: close\r\n\r\n%b"
 )
 
 LINGER: Final = 2.0
@@ -285,7 +286,8 @@ class TLSServerProtocol(asyncio.Protocol):
         self._over = True
         self._stop_timer()
         self._report("plain_http_on_tls_port", "plain HTTP on a port that speaks TLS")
-        self._transport.write(PLAIN_HTTP_ANSWER)
+        date = formatdate(usegmt=True).encode()
+        self._transport.write(PLAIN_HTTP_ANSWER % (date, len(_PROBLEM), _PROBLEM))
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._timer = self._server.loop.call_later(LINGER, self._timed_out)
