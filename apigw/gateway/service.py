@@ -316,6 +316,10 @@ class GatewayService(Service):
 
             signal.signal(number, handler)
 
+        if not reactor.running:
+            # From the first moment on, and also where a shell ignores it for what it starts in the background: Twisted
+            # itself would leave that alone.
+            signal.signal(signal.SIGINT, reactor.sigInt)
         handle(signal.SIGHUP, self.reload)
         handle(signal.SIGUSR1, self._reopen_logs)
 

@@ -15,7 +15,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.live.processes import daemon, foreground, free_port, gone, takes_connections, twistd
+from tests.live.processes import TWISTD, daemon, foreground, free_port, gone, takes_connections, twistd
 from tests.origins import Origin, RawClient, RawResponse, reply
 
 GET = b"GET /users/1 HTTP/1.1\r\nHost: shop.example\r\n\r\n"
@@ -109,6 +109,14 @@ async def test_in_the_foreground_it_serves_on_uvloop_until_it_is_told_to_end(set
 
 async def test_an_interrupt_ends_it_too(setting: Setting) -> None:
     with foreground(setting.folder, *RUN) as process:
+        await process.listens(setting.port)
+        process.signal(signal.SIGINT)
+        assert await process.ended() == -signal.SIGINT
+
+
+async def test_an_interrupt_ends_it_where_a_script_runs_it_in_the_background(setting: Setting) -> None:
+    command = ("sh", "-c", f'trap "" INT; exec {TWISTD} -n {" ".join(RUN)}')
+    with foreground(setting.folder, command=command) as process:
         await process.listens(setting.port)
         process.signal(signal.SIGINT)
         assert await process.ended() == -signal.SIGINT
