@@ -45,6 +45,27 @@ def says(text: bytes) -> Any:
     return respond
 
 
+def test_a_request_that_is_the_last_one_again_goes_by_what_a_reload_changed() -> None:
+    asked: list[Request] = []
+
+    def respond(request: Request, done: Done) -> None:
+        asked.append(request)
+        done(Response(200, Headers([(b"Date", b"x")]), b"ok"))
+
+    path = Path(responder=respond)
+    request = get(b"X-Forwarded-For: 198.51.100.7", b"X-Two: 2")
+    path.client.send(request)
+    path.client.send(request)
+    path.site.trusted = lambda _: True
+    path.site.use_limits(Limits(max_headers=3))
+    path.client.send(request)
+    path.site.use_limits(Limits(max_headers=2))
+    path.client.send(request)
+    assert [each.client for each in asked] == ["192.0.2.1", "192.0.2.1", "198.51.100.7"]
+    assert len({id(each) for each in asked}) == 3
+    assert statuses(path.client.received) == [b"200", b"200", b"200", b"431"]
+
+
 @pytest.mark.parametrize(
     ("kind", "status", "names"), [("keep", b"200", [b"X_Y"]), ("drop", b"200", []), ("refuse", b"400", None)]
 )

@@ -81,6 +81,17 @@ def test_what_comes_of_it(case: Case) -> None:
         assert path.finished[-1][:2] == (case.status, case.reason)
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if not case.close], ids=lambda case: case.name)
+def test_the_same_comes_of_it_again(case: Case) -> None:
+    path = Path(trusted=case.trusted)
+    answered: dict[Wire, int] = {}
+    for _ in range(3):
+        path.client.send(case.data)
+        answer_all(path, answered)
+    arrived = [request for origin in path.origins for request in complete(origin.received)[0]]
+    assert arrived == list(case.origin) * 3
+
+
 def test_the_corpus_is_large_and_has_no_name_twice() -> None:
     names = [case.name for case in CASES]
     assert len(names) == len(set(names)) >= 150
