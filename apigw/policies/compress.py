@@ -83,6 +83,8 @@ class Compress(Policy[Settings]):
 
     def on_response(self, request: Request, response: Response) -> Response:
         headers = response.headers
+        if self.in_shadow:
+            return response
         if response.status == 304:
             _as_the_200(request, response)
             return response

@@ -21,7 +21,7 @@ from apigw.config.text import Wrong
 from apigw.config.values import Count, Flag, Size
 from apigw.exchange.body import Body
 from apigw.exchange.errors import GatewayError, UpstreamFault
-from apigw.exchange.headers import Headers
+from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.request import Request
 from apigw.exchange.response import Response
 from apigw.policies.body_limit import ResponseTooLarge
@@ -37,7 +37,7 @@ from apigw.policies.codings import (
     refusal_of,
 )
 from apigw.policies.piped import Piped
-from apigw.policies.policy import Policy, PolicySettings
+from apigw.policies.policy import Policy, PolicySettings, note_shadow
 from apigw.policies.transform import weaken_etag
 
 
@@ -74,8 +74,9 @@ class Decompress(Policy[Settings]):
         except UnknownCoding as error:
             raise refusal_of(error) from None
         request.body.want()
-        request.body = self._decoding(request.body, codings, response=False)
-        _decoded(request.edit_headers())
+        request.body = self._decoding(request, request.body, codings, response=False)
+        if not self.in_shadow:
+            _decoded(request.edit_headers())
         return None
 
     def on_response(self, request: Request, response: Response) -> Response:
@@ -90,18 +91,61 @@ class Decompress(Policy[Settings]):
             whole.feed(body)
             whole.end()
             body = whole
-        response.body = self._decoding(body, codings, response=True)
+        response.body = self._decoding(request, body, codings, response=True)
+        if self.in_shadow:
+            return response
         headers = response.edit_headers()
         _decoded(headers)
         headers.remove(b"accept-ranges")
         weaken_etag(headers)
         return response
 
-    def _decoding(self, body: Body, codings: list[bytes], *, response: bool) -> Body:
+    def _decoding(self, request: Request, body: Body, codings: list[bytes], *, response: bool) -> Body:
+        if self.in_shadow:
+            tried = Body(None)
+            watching = _Watching(body, tried).begin()
+            self._decoders(tried, codings, response=response).subscribe(_Refusals(self, request))
+            return watching
+        return self._decoders(body, codings, response=response)
+
+    def _decoders(self, body: Body, codings: list[bytes], *, response: bool) -> Body:
         for coding in reversed(codings):
             decoder = Decoder(coding, self.settings.max_size, self.settings.max_ratio)
             body = _Decoding(body, decoder, response=response).begin()
         return body
+
+
+class _Watching(Piped):
+    """A body that passes as it is, while another gets the same."""
+
+    def __init__(self, inner: Body, tried: Body) -> None:
+        super().__init__(inner, inner.length)
+        self._tried = tried
+
+    def piece(self, data: bytes) -> bytes:
+        self._tried.feed(data)
+        return data
+
+    def rest(self) -> bytes:
+        self._tried.end()
+        return b""
+
+
+class _Refusals:
+    """Takes what was decoded on trial, and notes why it would have been refused."""
+
+    def __init__(self, policy: Decompress, request: Request) -> None:
+        self._policy = policy
+        self._request = request
+
+    def body_data(self, data: bytes) -> None:
+        pass
+
+    def body_end(self, trailers: list[Pair] | None) -> None:
+        pass
+
+    def body_failed(self, error: GatewayError) -> None:
+        note_shadow(self._policy.environment, self._request, error.status, error.reason)
 
 
 class _Decoding(Piped):

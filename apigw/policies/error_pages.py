@@ -21,6 +21,7 @@ import html
 import json
 import mimetypes
 import re
+from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -94,12 +95,13 @@ class ErrorPages(Policy[Settings]):
     def on_response(self, request: Request, response: Response) -> Any:
         error = response.error
         status = response.status
-        if status not in self.settings.statuses or isinstance(error, ClientGone):
+        if self.in_shadow or status not in self.settings.statuses or isinstance(error, ClientGone):
             return response
         if error is None and not self.settings.services:
             return response
         kind, page = self._page(request, status)
-        if kind == b"application/problem+json" and error is not None:
+        if kind == b"application/problem+json" and (error is not None or _is_json(response)):
+            response.add_header(b"Vary", b"Accept")
             return response
         facts = _facts(request, status, error)
         if self.settings.url is not None and kind == b"text/html":
@@ -111,7 +113,11 @@ class ErrorPages(Policy[Settings]):
         special = self._pages.get(str(status)) or self._pages.get(f"{status // 100}xx")
         if special is not None:
             offered[special[0].encode()] = special[1]
+        # Who wants JSON can read a problem document.
+        offered.setdefault(b"application/json", "")
         kind = best_media_type(request.headers.joined(b"accept"), list(offered))
+        if kind == b"application/json" and not offered[kind]:
+            kind = b"application/problem+json"
         return kind, offered[kind]
 
     async def _fetched(self, request: Request, response: Response, facts: dict[str, str], page: str) -> Response:
@@ -156,8 +162,22 @@ def _filled(page: str, kind: bytes, facts: dict[str, str]) -> bytes:
             {"type": "about:blank", "title": facts["title"], "status": int(facts["status"]),
              "request_id": facts["request_id"]}
         ).encode()  # fmt: skip
-    escape = html.escape if kind in {b"text/html", b"application/xhtml+xml"} else str
+    if kind.startswith(b"text/") and kind not in {b"text/html", b"text/xml"}:
+        escape: Callable[[str], str] = str
+    elif kind.endswith((b"json", b"javascript")):
+        escape = _in_json
+    else:
+        escape = html.escape
     return _PLACES.sub(lambda found: escape(facts[found[1]]), page).encode()
+
+
+def _in_json(text: str) -> str:
+    return json.dumps(text)[1:-1]
+
+
+def _is_json(response: Response) -> bool:
+    kind = (response.headers.get(b"content-type") or b"").partition(b";")[0].strip().lower()
+    return kind == b"application/json" or kind.endswith(b"+json")
 
 
 _OF_THE_BODY = frozenset(

@@ -166,6 +166,7 @@ class Policy(Generic[S]):
     :cvar authenticates: whether it sets ``request.identity``.
     :cvar needs_identity: whether it can't decide without one. An instance may set it by its settings.
     :cvar answers_preflights: whether it answers CORS preflights, which carry no credentials.
+    :ivar in_shadow: whether it is only tried: what passes is to stay as it is.
     """
 
     authenticates: bool = False
@@ -175,6 +176,7 @@ class Policy(Generic[S]):
     def __init__(self, settings: S, environment: Environment) -> None:
         self.settings = settings
         self.environment = environment
+        self.in_shadow = settings.mode == "shadow"
 
 
 def layer(policy: Any, settings: PolicySettings, environment: Environment) -> Any:
@@ -182,11 +184,20 @@ def layer(policy: Any, settings: PolicySettings, environment: Environment) -> An
     return Shadow(policy, environment) if settings.mode == "shadow" else policy
 
 
+def note_shadow(environment: Environment, request: Request, status: int, reason: str) -> None:
+    """Count and note what a policy in shadow would have answered."""
+    event = "would_deny" if status >= 400 else "would_answer"
+    environment.count(event)
+    notes = request.notes or {}
+    request.note(event, [*notes.get(event, ()), {"policy": environment.label, "status": status, "reason": reason}])
+
+
 class Shadow:
     """
     Any policy, with its teeth drawn: where it would refuse (or answer by itself) the request goes on, and where it
     would refuse the response, the response goes out. What would have been is counted and noted as ``would_deny`` (or
-    ``would_answer`` for a status below 400). What the policy changes on its way is changed.
+    ``would_answer`` for a status below 400). A policy whose work is to change messages leaves them as they are
+    (``Policy.in_shadow``); what one proves of the caller is there for those behind it.
     """
 
     def __init__(self, policy: Any, environment: Environment) -> None:
@@ -202,12 +213,7 @@ class Shadow:
         return self._around_phases(inner)
 
     def _note(self, request: Request, status: int, reason: str) -> None:
-        event = "would_deny" if status >= 400 else "would_answer"
-        self.environment.count(event)
-        notes = request.notes or {}
-        request.note(
-            event, [*notes.get(event, ()), {"policy": self.environment.label, "status": status, "reason": reason}]
-        )
+        note_shadow(self.environment, request, status, reason)
 
     def _refused(self, request: Request, response: Response, reason_before: str) -> None:
         """Note what ``response`` would have said, and forget it."""

@@ -179,6 +179,7 @@ class RateLimit(Policy[Settings]):
         take = self._limiter.take
         windows = self._windows
         cost_field = self._cost
+        in_shadow = self.in_shadow
 
         def respond(request: Request, done: Done) -> None:
             try:
@@ -210,6 +211,9 @@ class RateLimit(Policy[Settings]):
             index, debt = taken
             if debt < 0.0:
                 done(self._refusal(request, index, cost, -debt))
+                return
+            if in_shadow:  # a limit that does not hold is nothing to tell clients
+                inner(request, done)
                 return
             window = windows[index]
             owed = ceil(debt / window.interval - ROUNDING)

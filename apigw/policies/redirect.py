@@ -5,13 +5,15 @@ Sends clients to another place.
     scheme = http
     location = https://{request.host}{request.target}
 
-Without ``scheme`` all requests are redirected. The places that a location may have are those of all templates.
+Without ``scheme`` all requests are redirected. The places that a location may have are those of all templates; what
+they bring is percent-encoded, and can't be another host.
 
 Not here: a route that is nothing but a redirect (its own ``redirect``).
 """
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import model_validator
@@ -25,6 +27,15 @@ from apigw.policies.policy import Policy, PolicySettings
 from apigw.policies.templates import TemplateText
 
 _STATUSES = Literal["301", "302", "303", "307", "308"]
+
+
+_HOST_ENDS = re.compile(r"[/?#]|\{request\.(?:target|path)\}")
+
+
+def _is_open(location: str) -> bool:
+    """Whether its host ends in a place that anybody can fill."""
+    host = _HOST_ENDS.split(location.partition("://")[2])[0]
+    return host.endswith("}") and not host.endswith("{request.host}")
 
 
 class Settings(PolicySettings):
@@ -44,6 +55,9 @@ class Settings(PolicySettings):
         if self.location.source.startswith(("//", "/{", "/\\")):
             wrong = "a client could make this the address of another host"
             raise Wrong(wrong, "a host, or a fixed beginning of a path", option="location")
+        if _is_open(self.location.source):
+            wrong = "a client could make this the address of another host"
+            raise Wrong(wrong, "a host that ends in fixed text or {request.host}", option="location")
         return self
 
 
@@ -54,7 +68,7 @@ class Redirect(Policy[Settings]):
         scheme = self.settings.scheme
         if scheme is not None and request.scheme != scheme.encode():
             return None
-        location = self.settings.location.render(request)
+        location = self.settings.location.render_url(request)
         if location is None:
             raise ClientFault("the request has not what the redirect is made from", reason="redirect_incomplete")
         return Response(int(self.settings.status), Headers([(b"Location", location)]))

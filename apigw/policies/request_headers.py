@@ -46,6 +46,8 @@ class RequestHeaders(Policy[Settings]):
 
     def on_request(self, request: Request) -> Response | None:
         values = self._edits.values(request)
+        if self.in_shadow:
+            return None
         headers = request.headers
         if request.lines is None:
             request.headers = Headers(self._edits.edited(headers.pairs, values))

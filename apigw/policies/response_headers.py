@@ -56,6 +56,9 @@ class ResponseHeaders(Policy[Settings]):
             except ClientFault as fault:
                 done(problem(request, fault))
                 return
+            if self.in_shadow:
+                inner(request, done)
+                return
 
             def outward(response: Response) -> None:
                 if plain is not None and response.headers is plain.source and response.lines is not None:

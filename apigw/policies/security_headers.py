@@ -83,6 +83,8 @@ class SecurityHeaders(Policy[Settings]):
         self._override = settings.override
 
     def on_response(self, request: Request, response: Response) -> Response:
+        if self.in_shadow:
+            return response
         fields = self._secure if request.scheme == b"https" else self._plain
         if response.headers is fields.addition.source and response.lines is not None:
             fields.addition.apply(response)

@@ -18,7 +18,7 @@ import json
 import re
 from collections.abc import Callable
 from typing import Annotated, Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from apigw.config.problems import did_you_mean
 from apigw.config.text import Text, Wrong
@@ -74,6 +74,26 @@ class Template:
         if not is_field_value(value):
             raise ValueRefused("the request brings line ends or other controls into a header")
         return value
+
+    def render_url(self, request: Request) -> bytes | None:
+        """
+        The same, where the text is a URL or a path: what is filled in is percent-encoded, except for parts of the
+        request's own target and host.
+
+        :raises ValueRefused: when it can't stand in a header.
+        """
+        if self.render(request) is None:
+            return None
+        url = b""
+        for part in self._parts:
+            if isinstance(part, bytes):
+                url += part
+            elif part in _OF_URLS:
+                url += part(request) or b""
+            else:
+                host_is_over = b"/" in url.partition(b"://")[2] or url.startswith(b"/")
+                url += quote(part(request) or b"", safe="/" if host_is_over else "").encode()
+        return url
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Template) and other.source == self.source
@@ -204,3 +224,5 @@ _FIXED: dict[str, Place] = {
     "request.host": lambda request: request.host,
     "request.scheme": lambda request: request.scheme,
 }
+
+_OF_URLS = frozenset(place for name, place in _FIXED.items() if name.startswith("request."))

@@ -76,7 +76,11 @@ class Transform(Policy[Settings]):
     """The policy ``transform``."""
 
     def on_request(self, request: Request) -> Awaitable[None] | None:
-        if self.settings.response is not None and (b"range" in request.headers or b"if-range" in request.headers):
+        if (
+            self.settings.response is not None
+            and not self.in_shadow
+            and (b"range" in request.headers or b"if-range" in request.headers)
+        ):
             # A part of the content would pass unchanged.
             headers = request.edit_headers()
             headers.remove(b"range")
@@ -105,8 +109,9 @@ class Transform(Policy[Settings]):
             raise refusal_of(error) from None
         except _Refused as error:
             raise ClientFault(str(error), reason="transform_refused") from None
-        request.body = body_of(data)
-        _without_digests(request.edit_headers())
+        if not self.in_shadow:
+            request.body = body_of(data)
+            _without_digests(request.edit_headers())
 
     def on_response(self, request: Request, response: Response) -> Response | Awaitable[Response]:
         if self.settings.response is None or response.error is not None:
@@ -116,14 +121,12 @@ class Transform(Policy[Settings]):
         if not is_json(response.headers.get(b"content-type")):
             return response
         if request.method == b"HEAD":
-            _changed(response)
-            return response
+            return response if self.in_shadow else _changed(response)
         body = response.body
         if isinstance(body, bytes) and 0 < len(body) <= AT_ONCE and b"content-encoding" not in response.headers:
             with _told():
-                response.body = _transformed(self.settings.response, body, [], self.settings.max_size)
-            _changed(response)
-            return response
+                made = _transformed(self.settings.response, body, [], self.settings.max_size)
+            return response if self.in_shadow else _changed(response, made)
         return self._response(response, body)
 
     async def _response(self, response: Response, body: Body | bytes) -> Response:
@@ -141,11 +144,10 @@ class Transform(Policy[Settings]):
         with _told():
             if len(data) > AT_ONCE or codings:
                 call = self.environment.call_in_thread
-                response.body = await call(_transformed, self.settings.response, data, codings, limit)
+                made = await call(_transformed, self.settings.response, data, codings, limit)
             else:
-                response.body = _transformed(self.settings.response, data, codings, limit)
-        _changed(response)
-        return response
+                made = _transformed(self.settings.response, data, codings, limit)
+        return response if self.in_shadow else _changed(response, made)
 
 
 @contextmanager
@@ -177,12 +179,15 @@ def _without_digests(headers: Headers) -> None:
         headers.remove(name)
 
 
-def _changed(response: Response) -> None:
+def _changed(response: Response, content: bytes | None = None) -> Response:
     """The content is another: what was said of its bytes no longer holds."""
+    if content is not None:
+        response.body = content
     headers = response.edit_headers()
     _without_digests(headers)
     headers.remove(b"accept-ranges")
     weaken_etag(headers)
+    return response
 
 
 def weaken_etag(headers: Headers) -> None:

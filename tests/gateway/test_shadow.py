@@ -81,7 +81,7 @@ IDENTIFYING = [kind for kind, refusal in REFUSALS.items() if "X-User-Id" in refu
 
 CHANGES = {
     "compress": "min_size = 1",
-    "error_pages": "text = {folder}/users",
+    "error_pages": "text = {folder}/users\nservices = yes",
     "request_headers": "set.X-Extra = 1",
     "response_headers": "set.X-Extra = 1",
     "security_headers": "",
@@ -94,21 +94,23 @@ def test_all_policies_are_tried_in_shadow() -> None:
 
 
 @pytest.mark.parametrize("kind", CHANGES)
-async def test_what_only_changes_does_so_in_shadow_too(gateway: Any, origin: Any, tmp_path: Path, kind: str) -> None:
+async def test_what_changes_messages_leaves_them_alone_in_shadow(
+    gateway: Any, origin: Any, tmp_path: Path, kind: str
+) -> None:
     (tmp_path / "users").write_text("an error")
-    service = await origin([reply(200, b"hello" * 100, (b"Content-Type", b"text/plain"))])
+    service = await origin([reply(404, b"hello" * 100, (b"Content-Type", b"text/plain"))])
     outcomes = []
-    for mode in ("enforce", "shadow"):
+    for policies in (f"policies = {kind} x", ""):
         running = await gateway(
-            f"[{kind} x]\nmode = {mode}\n{CHANGES[kind].format(folder=tmp_path)}\n"
+            f"[{kind} x]\nmode = shadow\n{CHANGES[kind].format(folder=tmp_path)}\n"
             + upstream(service.port)
-            + route("/", f"policies = {kind} x")
+            + route("/", policies)
         )
-        response = await running.get("/", ("Accept-Encoding", "gzip"))
+        response = await running.get("/", ("Accept-Encoding", "gzip"), ("Accept", "text/plain"))
         fields = [pair for pair in response.fields if pair[0] not in {b"Date", b"X-Request-Id"}]
         outcomes.append((response.status, response.body, fields, service.requests[-1].values(b"x-extra")))
     assert outcomes[0] == outcomes[1]
-    assert outcomes[0][0] == 200
+    assert outcomes[0][0] == 404
 
 
 @pytest.mark.parametrize("mode", ["enforce", "shadow"])

@@ -104,13 +104,13 @@ class BadWrapMeanwhile:
 
 class Blocks:
     def on_request(self, request: Request) -> None:
-        time.sleep(0.3)
+        time.sleep(0.6)
 
 
 class BlocksAround:
     async def respond(self, request: Request, next: Any) -> Response:  # noqa: A002
         response: Response = await next(request)
-        time.sleep(0.3)
+        time.sleep(0.6)
         return response
 
 

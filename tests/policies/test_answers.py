@@ -160,7 +160,26 @@ def test_a_redirect_whose_places_are_not_there_is_refused() -> None:
     assert run(policy, request(query="to=x%0d%0aSet-Cookie:%20a=b")).reason == "header_value_refused"
 
 
-@pytest.mark.parametrize("location", ["//{query.x}", "/{query.x}", "{query.x}", "shop.example", "javascript:x"])
+def test_what_is_filled_into_a_location_is_encoded() -> None:
+    def location(text: str, query: str) -> bytes | None:
+        policy = make(redirect, "Redirect", location=text)
+        return run(policy, request(path="/p%20q", query=query)).response.headers.get(b"location")
+
+    assert location("https://shop.example/{query.q}?a={query.q}", "q=a%20/%3Fb%26") == (
+        b"https://shop.example/a%20/%3Fb%26?a=a%20/%3Fb%26"
+    )
+    assert location("https://{query.q}.shop.example{request.path}", "q=evil.example/%23") == (
+        b"https://evil.example%2F%23.shop.example/p%20q"
+    )
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        *("//{query.x}", "/{query.x}", "{query.x}", "shop.example", "javascript:x", "https://{query.x}/"),
+        *("https://shop.example{query.x}", "https://{request.host}{query.x}/", "https://a.{path.x}?b"),
+    ],
+)
 def test_no_redirect_to_wherever_a_client_likes(location: str) -> None:
     with pytest.raises(ValidationError):
         redirect.Settings.model_validate({"location": location})
@@ -256,6 +275,35 @@ def test_pages_of_ones_own(tmp_path: Path) -> None:
         done(problem(asked, GatewayError("x", status=404, reason="no_route")))
 
     assert failed(BROWSER, refusing, **own).body == b"any 404 no_route {other}"
+
+
+def test_what_is_filled_into_a_page_is_escaped_as_its_type_needs(tmp_path: Path) -> None:
+    detail = 'say "<no>" & \\'
+    for name, accept, shown in (
+        ("503.json", "application/json", json.dumps({"why": detail}).encode()),
+        ("503.xml", "application/xml", b'{"why": "say &quot;&lt;no&gt;&quot; &amp; \\"}'),
+        ("503.txt", "text/plain", b'{"why": "say "<no>" & \\"}'),
+    ):
+        (tmp_path / name).write_text('{"why": "{detail}"}')
+
+        def refusing(asked: Request, done: Done) -> None:
+            done(problem(asked, GatewayError(detail, status=503)))
+
+        assert failed(accept, refusing, page={"503": str(tmp_path / name)}).body == shown
+
+
+def test_who_prefers_json_gets_the_problem_document_and_caches_are_told() -> None:
+    response = failed("application/json, text/html;q=0.5")
+    assert response.headers.get(b"content-type") == b"application/problem+json"
+    assert response.headers.get(b"vary") == b"Accept"
+
+
+def test_json_of_a_service_stays_for_who_wants_json() -> None:
+    def service(_asked: Request, done: Done) -> None:
+        done(Response(422, Headers([(b"Content-Type", b"application/json")]), b'{"field": "x"}'))
+
+    assert failed("application/json", service, services="yes").body == b'{"field": "x"}'
+    assert b"<h1>422" in bytes(failed(BROWSER, service, services="yes").body)  # type: ignore[arg-type]
 
 
 def service_fails(_asked: Request, done: Done) -> None:

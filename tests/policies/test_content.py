@@ -464,6 +464,35 @@ def test_bombs_are_refused(coding: bytes, options: dict[str, str]) -> None:
     assert (error.status, error.reason) == (413, "body_too_large")
 
 
+def test_in_shadow_content_stays_packed_and_what_would_be_refused_is_told() -> None:
+    world = World()
+    policy = make(decompress, "Decompress", world, mode="shadow", max_size="10")
+    for sent, reason in (
+        (gzip.compress(b"x" * 10), ""),
+        (gzip.compress(b"x" * 11), "body_too_large"),
+        (b"no", "coding_invalid"),
+    ):
+        outcome = run(policy, request("POST", headers={"content-encoding": "gzip"}, body=sent))
+        assert content(outcome) == sent
+        assert outcome.passed[0].headers.get(b"content-encoding") == b"gzip"
+        told = (outcome.passed[0].notes or {}).get("would_deny", [])
+        assert [each["reason"] for each in told] == ([reason] if reason else [])
+    assert world.counts == {"would_deny": 2}
+
+
+def test_in_shadow_nothing_is_transformed_but_what_could_not_be_is_told() -> None:
+    world = World()
+    policy = make(transform, "Transform", world, mode="shadow", request="{a: a}", response="{b: b}")
+    service = answering(b'{"b": 1, "c": 2}', content_type="application/json", etag='"x"')
+    outcome = run(policy, request("POST", headers={**JSON, "range": "bytes=0-1"}, body=b'{"a": 1, "b": 2}'), service)
+    assert content(outcome) == b'{"a": 1, "b": 2}'
+    assert outcome.passed[0].headers.get(b"range") == b"bytes=0-1"
+    assert (outcome.response.body, outcome.response.headers.get(b"etag")) == (b'{"b": 1, "c": 2}', b'"x"')
+    assert world.counts == {}
+    assert content(run(policy, request("POST", headers=JSON, body=b"no"))) == b"no"
+    assert world.counts == {"would_deny": 1}
+
+
 def test_what_is_not_decodable() -> None:
     error = Seen(uploaded(b"garbage", "gzip").passed[0].body).error  # type: ignore[arg-type]
     assert error is not None
