@@ -124,10 +124,16 @@ def _unix(text: Text) -> EndpointAddress:
 
 
 def parse_network(text: Text) -> Network:
-    """One address or network in CIDR form; bits behind the prefix must be 0."""
+    """
+    One address or network in CIDR form; bits behind the prefix must be 0. IPv4 in IPv6 form (``::ffff:192.0.2.0/120``)
+    is IPv4, as it is in clients' addresses.
+    """
     value = one_line(text)
     try:
-        return ipaddress.ip_network(value)
+        network = ipaddress.ip_network(value)
+        if network.version == 6 and network.prefixlen >= 96 and (mapped := network.network_address.ipv4_mapped):
+            return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
+        return network
     except ValueError:
         pass
     try:

@@ -79,6 +79,7 @@ class Auth(Policy[Settings]):
             self._alternatives.append(policy)
         self.identity_headers = headers
         self._stripped = FieldEdit(headers) if headers else None
+        self._strips = [policy.strip for policy in self._alternatives if hasattr(policy, "strip")]
         if any(hasattr(policy, "on_response") for policy in self._alternatives):
             self.on_response = self._on_response
 
@@ -86,6 +87,8 @@ class Auth(Policy[Settings]):
         if self._stripped is not None:
             # Also what only an alternative sets that is never asked.
             self._stripped.apply(request)
+        for strip in self._strips:
+            strip(request)
         return self._from(request, 0, [])
 
     def _from(self, request: Request, start: int, refusals: list[GatewayError | Response]) -> object:

@@ -8,7 +8,8 @@ Lets in whom another service lets in: it is asked with the request's head, and i
     cache_by = header:Authorization, method, path
     cache_ttl = 10s
 
-The service gets a GET with the client's fields and ``X-Forwarded-Method``, ``-Proto``, ``-Host``, ``-Uri``, ``-For``.
+The service gets a GET with the client's fields and ``X-Forwarded-Method``, ``-Proto``, ``-Host``, ``-Uri``, ``-For``
+(the client's address, behind ``trusted_proxies``), never with what the client says of these itself.
 With a 2xx the request goes on, with ``response_headers`` of the answer (the client's own are removed); any other answer
 goes to the client as it is. If there is none, the client gets 503. (As Traefik's ForwardAuth and Caddy's forward_auth.)
 
@@ -17,6 +18,8 @@ Not here: ways to authenticate that need nobody else.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated
@@ -25,28 +28,19 @@ from weakref import WeakKeyDictionary
 from pydantic import Field
 
 from apigw.config.text import Text, Wrong
-from apigw.config.values import Count, Duration, Flag, Form, HeaderName, Several, Word, one_line
-from apigw.exchange.errors import GatewayError, GatewayFault
+from apigw.config.values import Count, Duration, Flag, Form, HeaderName, Regex, Several, Size, Word, one_line
+from apigw.exchange.errors import BodyTooLarge, GatewayError, GatewayFault
 from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.request import Identity, Request
 from apigw.exchange.response import Response
+from apigw.http.fields import FORWARDING, HOP_BY_HOP, folded
 from apigw.policies.edits import FieldEdit
+from apigw.policies.gathered import gathered
 from apigw.policies.policy import Environment, FetchedResponse, Policy, PolicySettings
 from apigw.policies.tokens import Ambiguous, Remembered, cookie, note_refusal, words
 
-_OURS = frozenset(
-    {b"x-forwarded-method", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-uri", b"x-forwarded-for"}
-    | {
-        b"connection",
-        b"content-length",
-        b"transfer-encoding",
-        b"host",
-        b"expect",
-        b"upgrade",
-        b"te",
-        b"accept-encoding",
-    }
-)
+_OURS = FORWARDING | HOP_BY_HOP
+_OURS |= {b"x-forwarded-method", b"x-forwarded-uri", b"content-length", b"host", b"expect", b"accept-encoding"}
 """Request fields that are set here, or belong to the client's connection or content."""
 _FRAMING = frozenset(
     {b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"content-encoding", b"upgrade", b"trailer"}
@@ -92,6 +86,12 @@ class Settings(PolicySettings):
     """The client's fields that it gets; empty: all."""
     response_headers: Several[HeaderName] = ()
     """The fields of its answer that the request goes on with; the client's own are removed."""
+    response_headers_regex: Regex | None = None
+    """Further ones, whose names it is found in, in whatever case: ``^X-Auth-``."""
+    forward_body: Flag = False
+    """Whether it gets the content as well."""
+    max_body: Size = 65536
+    """Longer content is refused, if it gets it."""
     preserve_method: Flag = False
     """Ask with the client's method instead of GET."""
     cookies_to_client: Flag = False
@@ -109,13 +109,14 @@ class Settings(PolicySettings):
 
 
 class _Passed:
-    __slots__ = ("cookies", "edit", "identity", "until")
+    """Whom the service let in."""
 
-    def __init__(self, until: float, identity: Identity, edit: FieldEdit, cookies: list[Pair]) -> None:
+    __slots__ = ("edit", "identity", "until")
+
+    def __init__(self, until: float, identity: Identity, edit: FieldEdit) -> None:
         self.until = until
         self.identity = identity
         self.edit = edit
-        self.cookies = cookies
 
 
 class ForwardAuth(Policy[Settings]):
@@ -132,6 +133,10 @@ class ForwardAuth(Policy[Settings]):
         self._copied = frozenset(name.lower().encode() for name in settings.response_headers)
         self.identity_headers = self._copied
         self._stripped = FieldEdit(self._copied)
+        regex = settings.response_headers_regex
+        self._like = None if regex is None else re.compile(regex.pattern.encode(), re.IGNORECASE)
+        if settings.forward_body and settings.cache_by:
+            raise ValueError("cache_by: answers that depend on the content can't be remembered")
         self._known: Remembered[_Passed] = Remembered(settings.remember)
         if settings.cookies_to_client:
             if settings.cache_by:
@@ -145,10 +150,26 @@ class ForwardAuth(Policy[Settings]):
         if key is not None:
             known = self._known.get(key)
             if known is not None and self._clock() < known.until:
-                request.identity = known.identity
-                known.edit.apply(request)
+                self._let_in(request, known)
                 return None
         return self._asked(request, key)
+
+    def strip(self, request: Request) -> None:
+        """Take out of the request what only the service may say."""
+        self._stripped.apply(request)
+        if self._like is not None and (names := self._matching(request.headers)):
+            FieldEdit(names).apply(request)
+
+    def _matching(self, fields: Iterable[Pair]) -> frozenset[bytes]:
+        """The names of those that are copied by their likeness, however they are spelt."""
+        found = self._like.search if self._like is not None else lambda _: None
+        return frozenset(lower for name, _ in fields if found(lower := name.lower()) or found(folded(lower)))
+
+    def _let_in(self, request: Request, passed: _Passed) -> None:
+        request.identity = passed.identity
+        if self._like is not None:
+            self.strip(request)
+        passed.edit.apply(request)
 
     def _key(self, request: Request) -> bytes | None:
         """What the answer is remembered by; None if the request has nothing of what names its sender."""
@@ -196,27 +217,45 @@ class ForwardAuth(Policy[Settings]):
             (b"X-Forwarded-Host", request.host),
             (b"X-Forwarded-Uri", uri),
             (b"X-Forwarded-For", request.client.encode()),
+            (b"X-Request-Id", request.id),
         ]
         method = request.method.decode("latin-1") if self.settings.preserve_method else "GET"
+        content = await self._content(request)
         try:
-            answer = await self.environment.fetch(method, self.settings.url, fields, b"", self.settings.timeout)
+            answer = await self.environment.fetch(method, self.settings.url, fields, content, self.settings.timeout)
         except GatewayError as error:
             self.environment.count("forward_auth_failed")
             note_refusal(request, self.environment.label, error.reason)
-            self._stripped.apply(request)
+            self.strip(request)
             raise GatewayFault(
                 "the service that decides who comes in can't be asked", status=503, reason="auth_unavailable"
             ) from None
         if not 200 <= answer.status < 300:
             note_refusal(request, self.environment.label, f"it was answered with {answer.status}")
-            self._stripped.apply(request)
+            self.strip(request)
             return self._told(answer)
         self._passed(request, answer, key)
         return None
 
+    async def _content(self, request: Request) -> bytes:
+        """
+        What of the request's content the service gets.
+
+        :raises BodyTooLarge: if that is too much.
+        """
+        if not self.settings.forward_body or request.body is None:
+            return b""
+        data, request.body = await gathered(request.body, self.settings.max_body)
+        if data is None:
+            note_refusal(request, self.environment.label, "its content is too long")
+            self.strip(request)
+            raise BodyTooLarge(f"at most {self.settings.max_body} bytes are taken")
+        return data
+
     def _passed(self, request: Request, answer: FetchedResponse, key: bytes | None) -> None:
         settings = self.settings
-        copied = tuple(pair for pair in answer.headers if pair[0].lower() in self._copied)
+        like = self._matching(answer.headers) - _FRAMING
+        copied = tuple(pair for pair in answer.headers if (lower := pair[0].lower()) in self._copied or lower in like)
         name = answer.headers.get(settings.identity_header.lower().encode(), b"") if settings.identity_header else b""
         groups = answer.headers.joined(settings.groups_header.lower().encode()) if settings.groups_header else None
         identity = Identity(
@@ -224,14 +263,15 @@ class ForwardAuth(Policy[Settings]):
             method="forward_auth",
             groups=words((groups or b"").decode("utf-8", "replace").replace(",", " ")),
         )
-        cookies = [pair for pair in answer.headers if pair[0].lower() == b"set-cookie"]
-        passed = _Passed(self._clock() + settings.cache_ttl, identity, FieldEdit(self._copied, copied), cookies)
+        edit = FieldEdit(self._copied | like, copied)
+        passed = _Passed(self._clock() + settings.cache_ttl, identity, edit)
         if key is not None:
             self._known.put(key, passed)
-        request.identity = identity
-        passed.edit.apply(request)
-        if cookies and settings.cookies_to_client:
-            self._cookies[request] = cookies
+        self._let_in(request, passed)
+        if settings.cookies_to_client:
+            cookies = [pair for pair in answer.headers if pair[0].lower() == b"set-cookie"]
+            if cookies:
+                self._cookies[request] = cookies
 
     def _on_response(self, request: Request, response: Response) -> Response:
         cookies = self._cookies.pop(request, None)

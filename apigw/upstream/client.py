@@ -32,7 +32,6 @@ from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.request import Request
 from apigw.exchange.responder import Responder, awaitable
 from apigw.exchange.response import Response
-from apigw.http.fields import FORWARDING
 
 
 class UpstreamClient(HTTPClient):
@@ -69,7 +68,7 @@ class PooledAgent:
     An ``IAgent`` whose connections are the gateway's.
 
     The URL's authority is ignored: an upstream's targets are chosen by its balancer. A request made here has no
-    client, so it says nothing of one (no X-Forwarded-*).
+    client, so nothing is said of one (X-Forwarded-*) beyond what the caller says.
 
     Failures arrive as ``GatewayError``: the caller sees the same reasons as a client of a route would.
     """
@@ -132,7 +131,8 @@ class PooledAgent:
         return response
 
 
-_OWN = FORWARDING - {b"via", b"forwarded"} | {b"host", b"content-length", b"connection", b"transfer-encoding"}
+_OWN = frozenset({b"host", b"content-length", b"connection", b"transfer-encoding"})
+_OWN |= {b"x-request-id", b"x-request-timeout"}
 
 
 def _feed(producer: IBodyProducer, request: Request) -> Body:

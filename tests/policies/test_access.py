@@ -103,6 +103,13 @@ def test_with_deny_alone_the_others_are_welcome() -> None:
     assert through_filter("::1", deny="0.0.0.0/0") == 200
 
 
+def test_networks_in_the_form_of_ipv6_are_those_of_ipv4() -> None:
+    for client in ("192.0.2.77", "::ffff:192.0.2.77"):
+        assert through_filter(client, deny="::ffff:192.0.2.0/120") == 403
+        assert through_filter(client, allow="::ffff:192.0.2.77") == 200
+        assert through_filter(client, deny="::ffff:198.51.100.0/120") == 200
+
+
 NETWORKS = st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 32)), max_size=20)
 
 

@@ -361,6 +361,7 @@ def test_the_service_hears_what_was_asked_and_its_yes_carries_fields() -> None:
         (b"X-Forwarded-Host", b"localhost"),
         (b"X-Forwarded-Uri", b"/a/b?c=d"),
         (b"X-Forwarded-For", b"203.0.113.9"),
+        (b"X-Request-Id", b"r1"),
     ]
     asked.respond(b"", 204, [(b"X-User", b"anna"), (b"X-Groups", b"a, b"), (b"X-Other", b"1")])
     passed = outcome.passed[0]
@@ -387,6 +388,42 @@ def test_without_an_answer_nobody_comes_in() -> None:
     outcome = run(login(world), request())
     world.asked[0].fail()
     assert (outcome.status, outcome.reason) == (503, "auth_unavailable")
+
+
+def test_fields_can_be_named_by_a_regular_expression_and_the_clients_own_never_pass_for_them() -> None:
+    world = World()
+    world.answers = lambda asked: asked.respond(b"", 200, [(b"X-Auth-User", b"anna"), (b"X-Other", b"1")])
+    guard = login(world, response_headers_regex="^x-auth-", cache_by="header:Authorization")
+    for spoofed in ("X-Auth-Role", "x_auth_role", "X-AUTH-USER", "X_Auth_User"):
+        outcome = run(guard, request(headers={"Authorization": "a", spoofed: "admin", "X-Mine": "1"}))
+        assert outcome.passed[0].headers.pairs[1:] == [(b"X-Mine", b"1"), (b"X-Auth-User", b"anna")]
+    assert len(world.asked) == 1
+    world.policies["forward_auth", "login"] = guard
+    key, ini = api_key.new_key("acme")
+    world.consumers["acme"] = ConsumerSettings.model_validate({"keys": ini.splitlines()[1].removeprefix("keys = ")})
+    world.policies["api_key", ""] = api_key.APIKey(api_key.Settings(), world.environment("api_key", ""))
+    either_way = auth.Auth(auth.Settings(any="api_key | forward_auth login"), world.environment("auth", "any"))
+    outcome = run(either_way, request(headers={"X-API-Key": key, "X-Auth-Role": "admin"}))
+    assert outcome.passed[0].headers.pairs == []
+
+
+def test_the_service_gets_the_content_when_asked_for_and_the_other_service_too() -> None:
+    world = World()
+    guard = login(world, forward_body="yes", max_body="5", preserve_method="yes")
+    outcome = run(guard, request("POST", body=b"hello"))
+    assert (world.asked[0].method, world.asked[0].body) == ("POST", b"hello")
+    world.asked[0].respond(b"")
+    assert outcome.passed[0].body is not None
+    assert outcome.passed[0].body.length == 5
+    outcome = run(guard, request("POST", body=b"hello!"))
+    assert (outcome.status, outcome.reason) == (413, "body_too_large")
+    assert len(world.asked) == 1
+
+
+@pytest.mark.parametrize("more", [{"forward_body": "yes"}, {"cookies_to_client": "yes"}])
+def test_answers_that_depend_on_more_can_not_be_remembered(more: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="cache_by"):
+        login(World(), cache_by="method", **more)
 
 
 def test_only_chosen_fields_and_the_clients_method() -> None:
