@@ -69,7 +69,7 @@ class UpstreamConnection(asyncio.Protocol):
     A connection. Its transport is a native one, or TLS over one.
 
     :ivar uses: how many exchanges were begun on it. :ivar transport: None before it is made, and once it is lost.
-    :ivar fault: why it was lost, once it is.
+    :ivar fault: why it was lost, if TLS says so.
     """
 
     __slots__ = (
@@ -166,8 +166,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._chunked_in = None
         if isinstance(exc, TLSBroken):  # such as by an alert: TLS 1.3 tells last what it thinks of our certificate
             self.fault = UpstreamFault(f"TLS with the service failed: {exc}", reason="upstream_tls_failed")
-        else:
-            self.fault = UpstreamFault("the service closed the connection without an answer", reason="upstream_reset")
         pool = self._pool
         pool.wheel.forget(self)
         body, self._body = self._body, None
@@ -181,7 +179,11 @@ class UpstreamConnection(asyncio.Protocol):
             self._exchange = None
             untouched = self.uses > 1 and not self._touched
             exchange.released()
-            exchange.broke(self.fault, untouched=untouched)
+            exchange.broke(
+                self.fault
+                or UpstreamFault("the service closed the connection without an answer", reason="upstream_reset"),
+                untouched=untouched,
+            )
         pool.lost(self)
 
     def pause_writing(self) -> None:
