@@ -58,12 +58,10 @@ def test_a_manager_that_is_gone_or_stuck_holds_nothing_up(tmp_path: Path) -> Non
             systemd.alive()
 
 
-def test_the_units_are_as_systemd_wants_them(tmp_path: Path) -> None:
-    """``systemd-analyze verify``, with the program's path replaced by one that is there."""
-    for unit in UNITS.iterdir():
-        (tmp_path / unit.name).write_text(unit.read_text().replace("/opt/apigw/bin/", "/bin/true "))
+def test_the_units_are_as_systemd_wants_them() -> None:
+    """``systemd-analyze verify``, where nothing is installed."""
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", tmp_path / "apigw.service", tmp_path / "apigw.socket"],
+        ["systemd-analyze", "verify", "--man=no", UNITS / "apigw.service", UNITS / "apigw.socket"],
         capture_output=True,
         text=True,
         check=False,
