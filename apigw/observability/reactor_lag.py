@@ -65,7 +65,8 @@ class ReactorLag:
         self._due = 0.0
         self._timer: IDelayedCall | None = None
         self._stopped = threading.Event()
-        self._place = ""
+        # Where the reactor stood, and the beat that was due then: the watcher may be late, and the beat have come.
+        self._place: tuple[str, float] | None = None
 
     def start(self) -> None:
         """Begin, in the reactor's own thread and after any fork (a thread does not survive one)."""
@@ -88,7 +89,9 @@ class ReactorLag:
 
     def _beat(self) -> None:
         lag = max(0.0, self._monotonic() - self._due)
-        place, self._place = self._place, ""
+        place, due = self._place or ("", 0.0)
+        if due != self._due:
+            place = ""
         self._wait()
         self._observe(lag)
         self.worst = max(self.worst, lag)
@@ -103,9 +106,10 @@ class ReactorLag:
     def _look(self, reactor_thread: int) -> None:
         """The watcher thread."""
         while not self._stopped.wait(self._interval / 2):
-            if not self._place and self._monotonic() > self._due + self._long:
+            due = self._due
+            if (self._place is None or self._place[1] != due) and self._monotonic() > due + self._long:
                 frame = sys._current_frames().get(reactor_thread)
-                self._place = place_of(frame) if frame is not None else ""
+                self._place = (place_of(frame) if frame is not None else "", due)
 
 
 def place_of(frame: FrameType) -> str:
