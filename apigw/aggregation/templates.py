@@ -21,16 +21,19 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
-from apigw.aggregation.json_text import encode
+from apigw.aggregation.json_text import InvalidJson, decode, encode
 from apigw.exchange.errors import GatewayError
 from apigw.http.fields import is_field_value
 
 REQUEST_ROOTS = ("jwt", "path", "query", "header", "body", "consumer")
 """What can be known of the client's request; all other roots are calls, or ``item``."""
 
+_TEXTS = ("path", "query", "header", "consumer")
+"""Roots of which all values are texts."""
 _MISSING: Any = object()
 _STEPS = r'(?P<steps>(?:\.(?:"[^"{}]*"|[^\s."\[\]{}|]+)|\[-?[0-9]{1,9}\])*)(?:\|(?P<default>[^{}]*))?\}'
 _REFERENCE = r"\{(?P<root>[A-Za-z_][\w-]*)" + _STEPS
@@ -71,12 +74,16 @@ class Reference:
     :ivar root: its first name. :ivar text: without braces and default.
     """
 
-    __slots__ = ("_default", "_steps", "root", "text")
+    __slots__ = ("_default", "_steps", "_typed_default", "root", "text")
 
     def __init__(self, found: re.Match[str]) -> None:
         self.root = found["root"]
         self.text = found["root"] + found["steps"]
         self._default: str | None = found["default"]
+        self._typed_default: Any = self._default
+        if self._default is not None and self.root not in _TEXTS:
+            with suppress(InvalidJson):
+                self._typed_default = decode(self._default.encode(), 16)
         steps: list[str | int] = []
         for quoted, plain, index in _STEP.findall(found["steps"]):
             steps.append(int(index) if index else plain or quoted)
@@ -91,10 +98,18 @@ class Reference:
 
     def value(self, values: Values) -> Any:
         """
-        What it refers to; null is a value.
+        What it refers to; null is a value. A default is JSON, or else text, as it is for what is always text.
 
         :raises ValueFault: there is nothing, and no default.
         """
+        value = self._found(values)
+        if value is not _MISSING:
+            return value
+        if self._default is not None:
+            return self._typed_default
+        raise ValueFault(self, "has no value")
+
+    def _found(self, values: Values) -> Any:
         value = values.get(self.root, _MISSING)
         for step in self._steps:
             if type(value) is dict:
@@ -103,10 +118,6 @@ class Reference:
                 value = value[step]
             else:
                 value = _MISSING
-        if value is _MISSING:
-            if self._default is not None:
-                return self._default
-            raise ValueFault(self, "has no value")
         return value
 
     def written(self, values: Values) -> str:
@@ -115,10 +126,10 @@ class Reference:
 
         :raises ValueFault: there is none (null is none), or it is an object or array.
         """
-        value = self.value(values)
+        value = self._found(values)
         if type(value) is str:
             return value
-        if value is None:
+        if value is None or value is _MISSING:
             if self._default is not None:
                 return self._default
             raise ValueFault(self, "has no value")
@@ -126,7 +137,7 @@ class Reference:
 
     def listed(self, values: Values) -> list[str]:
         """The value as texts: one, or those of a list."""
-        value = self.value(values)
+        value = self._found(values)
         if type(value) is list:
             return [each if type(each) is str else self._scalar(each) for each in value]
         return [self.written(values)]

@@ -146,6 +146,12 @@ def test_json_keeps_types_outside_of_quotes_and_has_text_within_them() -> None:
     }
 
 
+def test_a_default_has_a_type_in_json_where_values_have_one() -> None:
+    text = '[{body.a|0}, {body.a|[]}, {body.a|text}, {body.a|"7"}, {body.a|null}, {query.a|1}, "{body.a|1.10}"]'
+    assert BodyTemplate(text).fill({}) == b'[0,[],"text","7",null,"1","1.10"]'
+    assert PathTemplate("/x/{body.a|1.10}?q={body.a|007}").fill({}) == (b"/x/1.10", b"q=007")
+
+
 def test_null_is_a_value_in_json() -> None:
     assert BodyTemplate("{body.x}").fill({"body": {"x": None}}) == b"null"
 
