@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 # The commands that tests start, each with the Debian package that it comes from.
-PROGRAMS="curl:curl openssl:openssl systemd-analyze:systemd testssl:testssl.sh"
+PROGRAMS="curl:curl openssl:openssl systemd-analyze:systemd testssl:testssl.sh chromium:chromium"
 
 as_root() {
     if [ "$(id -u)" = 0 ]; then
