@@ -62,7 +62,7 @@ def makeService(options: Options) -> IService:
     from apigw.gateway.service import make_service
 
     sys.excepthook = _say_what_is_in_the_way
-    twistd = options.parent or {}
+    twistd: Mapping[str, object] = options.parent or {}
     messages = _messages(twistd)
     daemon = not twistd.get("nodaemon", True)
     if daemon and messages is None and options.configuration.gateway.access_log == "-":

@@ -7,7 +7,7 @@ from html import escape
 
 PAGES = {
     "/metrics": "numbers, for Prometheus",
-    "/routes": "every route, in the order in which they are tried",
+    "/routes": "every route, in the order of choice",
     "/upstreams": "every upstream, its targets and how they are",
     "/config/status": "which configuration is in force, and why a later one is not",
     "/health/live": "200 as long as the process answers",

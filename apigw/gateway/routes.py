@@ -61,9 +61,12 @@ class RouteFacts:
             value = getattr(settings, option, None)
             if value:
                 described[option] = list(value) if isinstance(value, tuple) else value
-        listed = getattr(settings, "policies", ())
-        if listed:
-            described["policies"] = [str(item) for item in listed]
+        for option in ("header", "query"):
+            if value := getattr(settings, option, None):
+                described[option] = list(value)  # what they must say may be a secret
+        for option in ("redirect", "respond"):
+            if (value := getattr(settings, option, None)) is not None:
+                described[option] = " ".join(map(str, value)).rstrip()
         return described
 
 

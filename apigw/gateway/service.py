@@ -202,6 +202,10 @@ class GatewayService(Service):
         self.shared.metrics.reloaded(True, self.applied_at)
         gc.collect()
         gc.freeze()
+        if self._drained is not None:  # told to end meanwhile
+            return
+        if self._lag is not None:
+            self._lag.start()  # only now: what the start itself takes is no lag
         self.shared.ready = True
         log.info(
             "apigw serves {routes} routes on {listeners} by {reactor} on {loop}; at most {limit} open files",
@@ -227,7 +231,6 @@ class GatewayService(Service):
     def _begin_measuring(self, reactor: Any) -> None:
         metrics = self.shared.metrics
         self._lag = ReactorLag(reactor, metrics.histogram(instruments.REACTOR_LAG).observe)
-        self._lag.start()
         metrics.gauge(
             instruments.CONNECTIONS,
             lambda: [((name,), len(listening.site.connections)) for name, listening in self.listening.items()],
@@ -330,6 +333,11 @@ class GatewayService(Service):
             self._access_log.reopen()
 
     # Reload
+
+    @property
+    def reloading(self) -> bool:
+        """Whether a reload is at work, or asked for."""
+        return self._reloading or self._reload_again
 
     def reload(self) -> None:
         """Read the configuration again and put it in force; a reload that is asked for during one comes after it."""

@@ -7,7 +7,7 @@ Not here: how it is shown, and who may look (``apigw.admin``).
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import os
 import socket
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -18,13 +18,14 @@ from apigw.admin.site import AdminSite
 from apigw.admin.views import ConfigStatus
 from apigw.config.addresses import EndpointAddress
 from apigw.config.gateway import AdminSettings
-from apigw.config.problems import ConfigurationError
+from apigw.config.reader import read
 from apigw.gateway.build import Generation
 from apigw.gateway.environment import Shared
 from apigw.gateway.levers import levers
 from apigw.gateway.listening import take_over
 from apigw.net.sockets import remove_path
 from apigw.observability.metrics import Snapshot
+from apigw.routing.rule import Rule
 
 
 class Running(Protocol):
@@ -34,6 +35,9 @@ class Running(Protocol):
     shared: Shared
     applied_at: float
     last_error: tuple[float, list[str]] | None
+
+    @property
+    def reloading(self) -> bool: ...
 
     def reload(self) -> None: ...
 
@@ -45,8 +49,17 @@ class ServiceViews:
         self._service = service
 
     def routes(self) -> Sequence[Mapping[str, Any]]:
-        """Every route in the order of the file."""
-        return [facts.describe() for facts in self._service.generation.facts]
+        """Every route in the order of choice, with the policies that run on it."""
+        generation = self._service.generation
+        described = []
+        for rule in sorted(generation.root.table.rules, key=_place):
+            facts: Any = rule.value.route
+            one = facts.describe()
+            listed = getattr(facts.settings, "policies", None)
+            if listed is not None and (run := generation.configuration.policies_of(listed)):
+                one["policies"] = [str(item) for item in run]
+            described.append(one)
+        return described
 
     def upstreams(self) -> Sequence[Mapping[str, Any]]:
         """Every upstream with its targets, their state and pools."""
@@ -54,19 +67,14 @@ class ServiceViews:
 
     def config_status(self) -> ConfigStatus:
         """Which configuration is in force."""
-        from apigw.gateway.catalogue import load
-
         service = self._service
         configuration = service.generation.configuration
-        try:
-            disk_hash: str | None = load(configuration.path).digest
-        except ConfigurationError:
-            disk_hash = _digest_of(configuration.files)
+        document = read(configuration.path, os.environ)  # no more: this is asked for often, and requests wait meanwhile
         error = service.last_error
         return {
             "file": configuration.path,
             "running_hash": configuration.digest,
-            "disk_hash": disk_hash,
+            "disk_hash": document.digest if document.files else None,
             "applied_at": _time(service.applied_at),
             "last_error": None if error is None else {"at": _time(error[0]), "problems": error[1]},
         }
@@ -109,11 +117,19 @@ class AdminListening:
         reactor: Any
         from twisted.internet import reactor
 
+        views = ServiceViews(self._service)
+
+        async def reload(_parameters: Mapping[str, Any]) -> ConfigStatus:
+            self._service.reload()
+            while self._service.reloading:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            return views.config_status()
+
         site = self._site = AdminSite(
-            ServiceViews(self._service),
+            views,
             Access(self.settings.token.get_secret_value()),
             {
-                "config/reload": lambda _parameters: self._service.reload(),
+                "config/reload": reload,
                 **levers(lambda: self._service.generation.upstreams, self._service.shared.clock),
             },
             reactor=reactor,
@@ -164,17 +180,10 @@ class AdminListening:
             self.socket.close()
 
 
+def _place(rule: Rule[Any]) -> tuple[object, ...]:
+    host_rank = min(pattern.rank for pattern in rule.host_patterns)
+    return (-rule.priority, host_rank, rule.specificity, rule.order)
+
+
 def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _digest_of(files: Sequence[str]) -> str | None:
-    """The hash of files that can't be loaded: only good to see that they are others."""
-    digest = hashlib.sha256()
-    for path in files:
-        try:
-            with open(path, "rb") as file:
-                digest.update(file.read())
-        except OSError:
-            return None
-    return digest.hexdigest()

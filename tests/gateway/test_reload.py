@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -383,3 +385,44 @@ async def test_files_that_policies_read_are_read_again_when_they_changed(tmp_pat
         schema.write_text('{"type": "array"}')
         await gateway.reload(text)
         assert (await gateway.get("/", content, method="POST", body=b"[]")).status == 200
+
+
+async def test_the_routes_are_shown_in_the_order_of_choice_with_the_policies_that_run(tmp_path: Path) -> None:
+    text = (
+        "[defaults]\npolicies = cors\n[cors]\norigins = *\n[ip_filter here]\nallow = 127.0.0.1\n"
+        + route("/", "respond = 200", name="last")
+        + route("/a", "respond = 503 closed", "policies = ip_filter here", "header.X-Key = hidden", name="third")
+        + route("=/a/b", "redirect = 308 https://b.example/", "policies = -cors", name="second")
+        + route("/", "respond = 200", "priority = 1", "query.x = 1", name="first")
+    )
+    async with running(tmp_path, text + ADMIN) as gateway:
+        shown = json.loads((await gateway.admin("/routes")).body)["routes"]
+    assert [one["name"] for one in shown] == ["first", "second", "third", "last"]
+    assert [one.get("policies") for one in shown] == [["cors"], None, ["cors", "ip_filter here"], ["cors"]]
+    assert (shown[0]["priority"], shown[0]["query"]) == (1, ["x"])
+    assert shown[1]["redirect"] == "308 https://b.example/"
+    assert (shown[2]["respond"], shown[2]["header"]) == ("503 closed", ["X-Key"])
+
+
+async def test_a_reload_by_the_admin_listener_is_over_when_it_is_answered(tmp_path: Path) -> None:
+    admin = ADMIN + "token = secret\n"
+    token = ("Authorization", "Bearer secret")
+    async with running(tmp_path, route("/", "respond = 200") + admin) as gateway:
+
+        async def reload(text: str) -> dict[str, Any]:
+            gateway.write(text)
+            port = gateway.admin_port
+            answer = await gateway.get("/config/reload", token, method="POST", host="localhost", port=port)
+            status: dict[str, Any] = json.loads(answer.body)
+            return status
+
+        before = gateway.service.configuration.digest
+        status = await reload("[route a]\npath = nonsense\n" + admin)
+        assert status["running_hash"] == before != status["disk_hash"]
+        assert status["last_error"]["problems"]
+        status = await reload(route("/", "respond = 204") + admin)
+        assert status["running_hash"] == status["disk_hash"] != before
+        assert status["last_error"] is None
+        assert (await gateway.get("/")).status == 204
+        gateway.file.unlink()
+        assert json.loads((await gateway.admin("/config/status")).body)["disk_hash"] is None
