@@ -271,8 +271,8 @@ class Upstream:
             pool.abort()
 
     def _abandon(self, target: Target) -> None:
-        """It hangs: what waits for it is sent to others, as far as retries may be."""
-        if self._elsewhere(target):
+        """It hangs: what waits for it is sent to others that are well, as far as retries may be."""
+        if any(each.well for each in self.targets.eligible):
             target.pool.abandon()
 
     def _breaker(self, target: Target, now: float) -> Breaker:

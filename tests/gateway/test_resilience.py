@@ -313,6 +313,22 @@ async def test_what_a_hanging_target_holds_is_sent_elsewhere_where_that_is_allow
         assert {line["tries"] for line in gateway.logged()} == {1, 2}
 
 
+async def test_when_all_targets_hang_requests_stay_where_they_are(tmp_path: Path, origins: list[Origin]) -> None:
+    for origin in origins[:2]:
+        origin.script = [[NEVER]]
+    options = ("balance = round_robin", "outlier.stall_time = 50ms", "health.timeout = 50ms", "retry.min_retries = 20")
+    async with running(tmp_path, several(origins[:2], *options) + route("/")) as gateway:
+        clients = [await gateway.connect() for _ in range(14)]
+        for client in clients:
+            client.send(request("/"))
+        upstream_a = gateway.service.generation.upstreams["a"]
+        while not (upstream_a.prober and upstream_a.prober.failures >= 4):
+            await asyncio.sleep(0.01)
+        first, second = sorted(asked(origins)[:2])
+        assert first == 7
+        assert second <= 14  # those of the first target that was found to hang may have moved, once
+
+
 @pytest.mark.parametrize("when", ["in an hour", "3600"])
 async def test_the_circuit_stays_open_for_as_long_as_the_service_says(
     tmp_path: Path, origins: list[Origin], when: str
