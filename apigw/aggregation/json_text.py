@@ -6,6 +6,7 @@ Not here: what is done with the values (``expressions``, ``merging``).
 
 from __future__ import annotations
 
+import re
 from codecs import BOM_UTF8
 from typing import Any
 
@@ -13,6 +14,9 @@ import msgspec
 
 _BRACKETS = b"[]{}"
 _NO_BRACKETS = bytes(code for code in range(256) if code not in _BRACKETS)
+_ONE_KIND = bytes.maketrans(b"{}", b"[]")
+_NO_MARKS = _NO_BRACKETS.replace(b'"', b"")
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
@@ -57,32 +61,15 @@ def _deeper(data: bytes, max_depth: int) -> bool:
     """
     Whether brackets are nested deeper. Each pass takes the innermost pairs out: a pass in C for a level of depth.
 
-    Brackets within strings may leave a rest, which is then walked.
+    What is no JSON is left to the decoder.
     """
-    brackets = data.translate(None, _NO_BRACKETS)
+    # Of texts without brackets only pairs of quotes are left: if these are all, no text has brackets.
+    brackets = data.translate(_ONE_KIND, _NO_MARKS).replace(b'""', b"")
+    if b'"' in brackets or b'\\"' in data:
+        brackets = _STRING.sub(b"", data).translate(_ONE_KIND, _NO_BRACKETS)
     for _ in range(max_depth):
-        shorter = brackets.replace(b"[]", b"").replace(b"{}", b"")
-        if not shorter:
-            return False
+        shorter = brackets.replace(b"[]", b"")
         if len(shorter) == len(brackets):
-            break
+            return False
         brackets = shorter
-    return _walked(data, max_depth)
-
-
-def _walked(data: bytes, max_depth: int) -> bool:
-    depth = at = 0
-    while at < len(data):
-        byte = data[at]
-        if byte == 0x22:
-            at += 1
-            while at < len(data) and data[at] != 0x22:
-                at += 2 if data[at] == 0x5C else 1
-        elif byte in b"[{":
-            depth += 1
-            if depth > max_depth:
-                return True
-        elif byte in b"]}":
-            depth -= 1
-        at += 1
-    return False
+    return bool(brackets)

@@ -42,6 +42,18 @@ def test_what_is_deeper_is_refused_and_nothing_else(value: Any, most: int) -> No
         assert decode(text, most) == value
 
 
+@pytest.mark.parametrize("string", [b'"]"', b'"\\"]"', b'"[", "]]"'])
+def test_brackets_within_texts_do_not_hide_the_depth(string: bytes) -> None:
+    opposite = string.translate(bytes.maketrans(b"[]", b"]["))
+    for depth_of_it, most in ((9, 9), (9, 8)):
+        text = (b"[" + string + b",") * 8 + b"[]" + (b"," + opposite + b"]") * 8
+        if depth_of_it > most:
+            with pytest.raises(InvalidJson, match="deeper"):
+                decode(text, most)
+        else:
+            decode(text, most)
+
+
 @pytest.mark.parametrize(
     "text",
     [b"", b" ", b"NaN", b"{'a': 1}", b"[1,]", b"<html>", b'"\xff"', b"1e999", b"[" * 100000, b'{"a": 1} x', b"[" * 70],
