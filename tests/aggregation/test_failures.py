@@ -30,7 +30,8 @@ CALLS = "abc"
 
 def configuration(port: int, dead: int) -> str:
     """
-    ``/is/a.b.c/{...}``: one aggregate for each choice of upstreams that refuse, and of optional calls.
+    One aggregate for each choice of upstreams that refuse, and of optional calls; those that end by their time being up
+    have little of it.
 
     ``a`` and ``b`` are required and ``c`` is optional; at ``/all`` they are all required, at ``/none`` none is.
     """
@@ -45,9 +46,10 @@ targets = http://127.0.0.1:{dead}
 breaker.enabled = no
 """
     for kind, optional in (("some", "c"), ("all", ""), ("none", "abc")):
-        for refused in itertools.product((False, True), repeat=3):
-            name = kind + "".join("d" if each else "a" for each in refused)
-            text += f"\n[aggregate {name}]\npath = /{name}\ntimeout = 400ms\nmax_answer = 1KiB\npartial_status = 206\n"
+        for hangs, *refused in itertools.product((False, True), repeat=4):
+            name = kind + "".join("d" if each else "a" for each in refused) + ("h" if hangs else "")
+            time = "1500ms" if hangs else "1m"
+            text += f"\n[aggregate {name}]\npath = /{name}\ntimeout = {time}\nmax_answer = 1KiB\npartial_status = 206\n"
             for call, dies in zip(CALLS, refused, strict=True):
                 text += f"call.{call} = {'dead' if dies else 'alive'} GET /{{query.{call}}}?n={{query.n}}{call}\n"
                 if call in optional:
@@ -60,7 +62,7 @@ def cases(kind: str) -> Iterator[tuple[str, ...]]:
 
 
 async def answered(client: RawClient, kind: str, case: tuple[str, ...], number: int) -> Any:
-    name = kind + "".join("d" if each == "refused" else "a" for each in case)
+    name = kind + "".join("d" if each == "refused" else "a" for each in case) + ("h" if "hang" in case else "")
     query = "&".join(f"{call}={how}" for call, how in zip(CALLS, case, strict=True))
     client.send(request(f"/{name}?{query}&n={number}"))
     return await client.read_response()
@@ -125,7 +127,7 @@ async def test_all_512_combinations_are_answered_as_documented(tmp_path: Path, k
                     raise AssertionError(f"{kind} {case}: {response.status} {response.body!r}") from error
                 seen += 1
 
-        clients = [await gateway.connect() for _ in range(24)]
+        clients = [await gateway.connect() for _ in range(48)]
         await gather(*(one(client) for client in clients))
         assert seen == 512
         await origin.until_idle()
