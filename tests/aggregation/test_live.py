@@ -17,7 +17,7 @@ async def test_independent_calls_are_all_in_flight_at_the_service_at_once(tmp_pa
     origin = await Programme().start()
     text = upstream(origin.port) + (
         "\n[aggregate it]\npath = /it\ncall.x = a GET /hang?x\ncall.y = a GET /hang?y\ncall.z = a GET /hang?z\n"
-        "timeout = 100ms\n"
+        "timeout = 1s\n"
     )
     async with running(tmp_path, text) as gateway:
         assert (await gateway.get("/it")).status == 504
