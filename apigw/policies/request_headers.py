@@ -22,6 +22,10 @@ from apigw.http.fields import serialise
 from apigw.policies.header_edits import Edits, EditSettings, Values
 from apigw.policies.policy import Environment, Policy
 
+MOST_KNOWN = 256
+LONGEST = 4096
+"""Results that are remembered, and bytes of one."""
+
 
 class Settings(EditSettings):
     """Header fields of requests are changed on their way to the service."""
@@ -31,18 +35,15 @@ class RequestHeaders(Policy[Settings]):
     """
     The policy ``request_headers``.
 
-    The last result is remembered for the head that it was made for: connections share equal heads, and then a change
-    with the same values costs two assignments.
+    Results are remembered for the heads that they were made for: connections share equal heads, and then a change with
+    the same values costs two assignments.
     """
 
     def __init__(self, settings: Settings, environment: Environment) -> None:
         super().__init__(settings, environment)
         self._edits = Edits(settings)
         self.needs_identity = self._edits.needs_identity
-        self._source: Headers | None = None
-        self._values: Values = ()
-        self._headers = Headers()
-        self._lines = b""
+        self._known: dict[Headers, tuple[Values, Headers, bytes]] = {}
 
     def on_request(self, request: Request) -> Response | None:
         values = self._edits.values(request)
@@ -52,10 +53,13 @@ class RequestHeaders(Policy[Settings]):
         if request.lines is None:
             request.headers = Headers(self._edits.edited(headers.pairs, values))
             return None
-        if headers is not self._source or values != self._values:
+        known = self._known.get(headers)
+        if known is None or known[0] != values:
             edited = Headers(self._edits.edited(headers.pairs, values))
-            self._lines = serialise(edited.pairs)
-            self._source, self._values, self._headers = headers, values, edited
-        request.headers = self._headers
-        request.lines = self._lines
+            known = (values, edited, serialise(edited.pairs))
+            if len(known[2]) <= LONGEST:
+                if len(self._known) >= MOST_KNOWN:
+                    self._known.clear()
+                self._known[headers] = known
+        _, request.headers, request.lines = known
         return None

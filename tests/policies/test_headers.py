@@ -237,3 +237,16 @@ def test_what_the_service_says_itself(override: str, value: list[bytes]) -> None
     response = secured(Headers([(b"x-frame-options", b"ALLOWALL")]), override=override)
     assert response.headers.get_all(b"x-frame-options") == value
     assert response.headers.get_all(b"x-content-type-options") == [b"nosniff"]
+
+
+def test_changes_are_remembered_for_many_heads_and_bounded() -> None:
+    settings = request_headers.Settings.model_validate({"set": {"X-Who": "{header.X-Name}"}})
+    policy = request_headers.RequestHeaders(settings, World().environment("request_headers"))
+    for number in range(2):
+        for name in ("anna", "bert"):
+            asked = request(headers={"x-name": name})
+            passed = run(policy, asked).passed[0]
+            assert passed.headers.get(b"x-who") == name.encode(), number
+    for name in range(1000):
+        run(policy, request(headers={"x-name": str(name), "x-long": "y" * 5000 if name % 2 else ""}))
+    assert len(policy._known) <= request_headers.MOST_KNOWN
