@@ -108,7 +108,10 @@ def _check(asked: argparse.Namespace) -> int:
 def _explain(asked: argparse.Namespace) -> int:
     configuration, problems = _load(asked.file)
     if configuration is None:
-        _show(problems, sys.stderr)
+        if asked.json:
+            _print_json(_summary(configuration, problems))
+        else:
+            _show(problems, sys.stderr)
         return 1
     from apigw.gateway.explain import explain, render
 

@@ -25,11 +25,13 @@ from apigw.exchange.errors import GatewayError
 from apigw.exchange.request import Request
 from apigw.exchange.response import Response
 from apigw.gateway.environment import trusted
+from apigw.gateway.routes import redirect_location
 from apigw.gateway.rules import Section, answering, rule_of, target_path
 from apigw.http.fields import is_token, serialise
 from apigw.http.forwarded import Forwarding
 from apigw.http.h1_heads import RequestHead
 from apigw.http.targets import split_target, valid_host
+from apigw.observability.redaction import query_redactor, url_redactor
 from apigw.routing.rule import Rule
 from apigw.routing.target_path import strip_bytes
 from apigw.routing.trace import trace
@@ -166,8 +168,13 @@ def _written(configuration: Configuration, section: Section) -> dict[str, str]:
     for name, option in (written.options if written is not None else {}).items():
         known = find(type(settings), name) if settings is not None else None
         hidden = known is not None and _is_secret(known[0].info.annotation)
-        options[name] = "(secret)" if hidden else option.value.shown
+        shown = option.value.shown
+        options[name] = "(secret)" if hidden else _redacted(shown) if "://" in shown else shown
     return options
+
+
+def _redacted(url: str) -> str:
+    return url_redactor(query_redactor())(url.encode()).decode()
 
 
 def _is_secret(annotation: Any) -> bool:
@@ -184,7 +191,8 @@ def _answer(configuration: Configuration, facts: _Facts, request: Request) -> di
     if kind != "route":
         return {"by": kind, "class": _named(settings.class_)} if kind == "resource" else {"by": kind}
     if settings.redirect is not None:
-        return {"by": "redirect", "status": settings.redirect.status, "location": settings.redirect.location}
+        location = _text(redirect_location(settings.redirect)(request))
+        return {"by": "redirect", "status": settings.redirect.status, "location": location}
     if settings.respond is not None:
         return {"by": "respond", "status": settings.respond.status, "text": settings.respond.text}
     split, targets = _targets(configuration, settings.upstream)

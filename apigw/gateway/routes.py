@@ -10,7 +10,7 @@ One route: what it matches, what answers it, and what stands around that.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from twisted.web.resource import IResource
@@ -170,17 +170,21 @@ def _limited(limit: int, inner: Responder) -> Responder:
 
 
 def _redirect(settings: Any) -> Responder:
-    """``redirect = 308 https://shop.example``: a URL without path keeps the request's path and query."""
-    status, url = settings.status, settings.location.encode()
-    keeps_path = re.fullmatch(rb"https?://[^/]+", url) is not None
+    """``redirect = 308 https://shop.example``."""
+    status, location = settings.status, redirect_location(settings)
 
     def respond(request: Request, done: Done) -> None:
-        location = url
-        if keeps_path:
-            location += request.path if request.query is None else b"%b?%b" % (request.path, request.query)
-        done(Response(status, Headers([(b"Location", location)])))
+        done(Response(status, Headers([(b"Location", location(request))])))
 
     return respond
+
+
+def redirect_location(settings: Any) -> Callable[[Request], bytes]:
+    """Where a redirect leads a request: a URL without path keeps the request's path and query."""
+    url = settings.location.encode()
+    if re.fullmatch(rb"https?://[^/]+", url) is None:
+        return lambda request: url
+    return lambda request: url + (request.path if request.query is None else b"%b?%b" % (request.path, request.query))
 
 
 def _respond(settings: Any) -> Responder:

@@ -29,6 +29,10 @@ def test_a_configuration_with_mistakes_tells_them_instead(tmp_path: Path, capsys
     out, err = capsys.readouterr()
     assert out == ""
     assert len(err.splitlines()) == 3
+    assert cli.main(["explain", written(tmp_path, WRONG), "GET", "/", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert [problem["line"] for problem in json.loads(out)["problems"]] == [3, 6, 7]
 
 
 def test_a_request_that_no_route_takes_is_an_answer_too(tmp_path: Path, capsys: Any) -> None:

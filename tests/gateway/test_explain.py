@@ -147,7 +147,7 @@ def test_answers_without_an_upstream(tmp_path: Path) -> None:
     assert explain(configuration, "GET", "/old/x")["answer"] == {
         "by": "redirect",
         "status": 308,
-        "location": "https://new.example",
+        "location": "https://new.example/old/x",
     }
     assert explain(configuration, "GET", "/down")["answer"] == {"by": "respond", "status": 503, "text": "back soon"}
     assert explain(configuration, "GET", "/health")["answer"] == {"by": "health"}
@@ -193,7 +193,7 @@ sent to upstream users  (gw.ini:5)
 """
     )
     for url, line in (
-        ("/old", "redirected: 308 https://new.example"),
+        ("/old", "redirected: 308 https://new.example/old"),
         ("/down", "answered: 503 back soon"),
         ("/health", "answered by health"),
         ("/x", "answered: 404 no_route: no route takes this request"),
