@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 import pydantic
 from pydantic_core import core_schema
@@ -375,6 +376,21 @@ _HOST = re.compile(
 )
 
 
+def parse_url(text: Text) -> str:
+    """An http(s) URL of visible ASCII."""
+    value = one_line(text)
+    try:
+        parts = urlsplit(value)
+        wrong = parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0 or bool(parts.fragment)
+    except ValueError:
+        raise Wrong("there is no host, or no port, in this URL") from None
+    if parts.username is not None or parts.password is not None:
+        raise Wrong("user and password can't stand in this URL")
+    if wrong or not value.isascii() or not value.isprintable() or " " in value:
+        raise Wrong("{shown} is not an http(s) URL")
+    return value
+
+
 def parse_regex(text: Text) -> re.Pattern[str]:
     """Compile a Python regular expression."""
     try:
@@ -459,6 +475,9 @@ def show_object(value: object) -> str:
     """``package.module:Name``."""
     return f"{getattr(value, '__module__', '')}:{getattr(value, '__qualname__', value)}"
 
+
+URL = Annotated[str, Form("URL", "a URL such as https://login.example/keys", parse_url)]
+"""An http(s) URL without user information, which would be seen wherever the URL is."""
 
 Regex = Annotated[re.Pattern[str], Form("regex", "a regular expression as in Python", parse_regex)]
 Method = Annotated[str, Form("method", "a method such as GET or POST", parse_method)]

@@ -23,6 +23,7 @@ from apigw.gateway.build import Generation
 from apigw.gateway.environment import Shared
 from apigw.gateway.levers import levers
 from apigw.gateway.listening import take_over
+from apigw.gateway.revoking import revoking
 from apigw.net.sockets import remove_path
 from apigw.observability.metrics import Snapshot
 from apigw.routing.rule import Rule
@@ -131,6 +132,7 @@ class AdminListening:
             {
                 "config/reload": reload,
                 **levers(lambda: self._service.generation.upstreams, self._service.shared.clock),
+                **revoking(lambda: self._service.generation.revocations),
             },
             reactor=reactor,
         )

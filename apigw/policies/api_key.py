@@ -19,6 +19,7 @@ from __future__ import annotations
 import hmac
 import re
 import secrets
+from datetime import datetime
 from hashlib import sha256
 
 from apigw.config.values import Flag, HeaderName
@@ -44,10 +45,14 @@ def new_key(name: str, expires: str = "") -> tuple[str, str]:
 
     :param expires: a date, or empty for none.
     :return: the key, which is kept nowhere, and the INI text.
-    :raises ValueError: if ``name`` can't be a section's name.
+    :raises ValueError: if ``name`` can't be a section's name, or ``expires`` is no date.
     """
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name):
         raise ValueError("a consumer's name has letters, digits, `_`, `.` and `-` only")
+    try:
+        datetime.fromisoformat(expires or "2030-01-31")
+    except ValueError:
+        raise ValueError("a date is written like 2030-01-31 or 2030-01-31T12:00:00Z") from None
     key = f"ak_{secrets.token_urlsafe(32)}"
     end = f" expires={expires}" if expires else ""
     return key, f"[consumer {name}]\nkeys = sha256:{sha256(key.encode()).hexdigest()}{end}\n"

@@ -28,7 +28,7 @@ from weakref import WeakKeyDictionary
 from pydantic import Field
 
 from apigw.config.text import Text, Wrong
-from apigw.config.values import Count, Duration, Flag, Form, HeaderName, Regex, Several, Size, Word, one_line
+from apigw.config.values import URL, Count, Duration, Flag, Form, HeaderName, Regex, Several, Size, one_line
 from apigw.exchange.errors import BodyTooLarge, GatewayError, GatewayFault
 from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.request import Identity, Request
@@ -78,7 +78,7 @@ CachePart = Annotated[
 class Settings(PolicySettings):
     """Whom another service lets in comes in."""
 
-    url: Word
+    url: URL
     """The service that is asked."""
     timeout: Annotated[Duration, Field(gt=0)] = 5.0
     """For its answer."""
@@ -126,8 +126,6 @@ class ForwardAuth(Policy[Settings]):
 
     def __init__(self, settings: Settings, environment: Environment) -> None:
         super().__init__(settings, environment)
-        if not settings.url.lower().startswith(("http://", "https://")):
-            raise ValueError("url: an http(s) URL is needed")
         self._clock = environment.clock
         self._sent = frozenset(name.lower().encode() for name in settings.request_headers)
         self._copied = frozenset(name.lower().encode() for name in settings.response_headers)

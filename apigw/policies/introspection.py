@@ -24,20 +24,20 @@ from urllib.parse import quote_plus, urlencode
 
 from pydantic import Field, SecretStr
 
-from apigw.config.values import Count, Duration, Secret, StrList, Word
+from apigw.config.values import URL, Count, Duration, Secret, StrList
 from apigw.exchange.errors import GatewayError, GatewayFault
 from apigw.exchange.request import Request
 from apigw.policies.asked_once import AskedOnce
 from apigw.policies.bearer import BearerPolicy, BearerSettings, Caller
 from apigw.policies.policy import Environment
 from apigw.policies.signed_tokens import BadToken, check_claims
-from apigw.policies.tokens import Remembered, json_object
+from apigw.policies.tokens import Remembered, json_object, without_query
 
 
 class Settings(BearerSettings):
     """Who shows a token that its issuer says is active comes in."""
 
-    url: Word
+    url: URL
     """The issuer's introspection endpoint."""
     client_id: str = ""
     """Who we are to the issuer."""
@@ -78,11 +78,10 @@ class Introspection(BearerPolicy[Settings]):
 
     def __init__(self, settings: Settings, environment: Environment) -> None:
         super().__init__(settings, environment)
-        if not settings.url.lower().startswith(("http://", "https://")):
-            raise ValueError("url: an http(s) URL is needed")
         self._known: Remembered[Caller | _Refused] = Remembered(settings.remember)
         self._asking: AskedOnce[Caller | _Refused] = AskedOnce()
         self._failing = False
+        self._shown_url = without_query(settings.url)
         self._fields = [(b"Content-Type", b"application/x-www-form-urlencoded"), (b"Accept", b"application/json")]
         if settings.client_id:
             # Both are form-encoded first (RFC 6749 2.3.1).
@@ -132,13 +131,13 @@ class Introspection(BearerPolicy[Settings]):
             self.environment.count("introspection_failed")
             if not self._failing:
                 self._failing = True
-                self.environment.log.error("{url} can't be asked: {why}", url=self.settings.url, why=str(error))
+                self.environment.log.error("{url} can't be asked: {why}", url=self._shown_url, why=str(error))
             raise GatewayFault(
                 "the token's issuer can't be asked", status=503, reason="introspection_unavailable"
             ) from None
         if self._failing:
             self._failing = False
-            self.environment.log.info("{url} can be asked again", url=self.settings.url)
+            self.environment.log.info("{url} can be asked again", url=self._shown_url)
         answer = self._judged(claims)
         self._known.put(key, answer)
         return answer

@@ -33,7 +33,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, model_validator
 
 from apigw.config.text import Text, Wrong
-from apigw.config.values import Duration, FilePath, Form, Secret, Several, one_line, parse_file
+from apigw.config.values import Duration, FilePath, Form, Secret, Several, one_line, parse_file, parse_url
 from apigw.exchange.errors import GatewayError
 from apigw.exchange.request import Request
 from apigw.policies.bearer import BearerPolicy, BearerSettings, Caller
@@ -60,7 +60,7 @@ def parse_key_source(text: Text) -> str | Path:
     """A URL as it is, anything else as a file that is there."""
     value = one_line(text)
     if re.match(r"https?://", value, re.IGNORECASE):
-        return value
+        return parse_url(text)
     if "://" in value:
         raise Wrong("{shown} is neither an http(s) URL nor a file")
     return parse_file(text)

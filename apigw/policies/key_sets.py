@@ -30,6 +30,7 @@ from twisted.internet.defer import Deferred
 from apigw.exchange.errors import GatewayFault
 from apigw.exchange.responder import drive
 from apigw.policies.policy import Environment
+from apigw.policies.tokens import without_query
 from apigw.policies.watched_file import WatchedFile
 
 HMAC = frozenset({"HS256", "HS384", "HS512"})
@@ -358,7 +359,7 @@ class RemoteKeySet(KeySet):
 
     def _good(self, seconds: float) -> None:
         if self._failures:
-            self._environment.log.info("the keys of {url} can be fetched again", url=self._url)
+            self._environment.log.info("the keys of {url} can be fetched again", url=without_query(self._url))
         self._failures = 0
         self._over(seconds)
 
@@ -371,7 +372,7 @@ class RemoteKeySet(KeySet):
         if self._failures == 1:
             self._environment.log.error(
                 "the keys of {url} can't be fetched ({why}); {left} known ones stay in use",
-                url=self._url,
+                url=without_query(self._url),
                 why=str(error),
                 left=len(self.keys),
             )

@@ -31,7 +31,7 @@ from pydantic import Field, SecretStr, model_validator
 from twisted.internet.defer import Deferred
 
 from apigw.config.text import Wrong
-from apigw.config.values import Count, Duration, Flag, HeaderName, Pairs, Secret, StrList, Word
+from apigw.config.values import URL, Count, Duration, Flag, HeaderName, Pairs, Secret, StrList, Word
 from apigw.exchange.errors import ClientFault, GatewayError, GatewayFault
 from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.request import Identity, Request
@@ -65,7 +65,7 @@ AHEAD = 30.0
 class Settings(PolicySettings):
     """People log in at an OpenID provider."""
 
-    issuer: Word
+    issuer: URL
     """The provider; its description is at ``/.well-known/openid-configuration`` below it."""
     client_id: Word
     """Who we are to the provider."""
@@ -106,8 +106,6 @@ class Settings(PolicySettings):
 
     @model_validator(mode="after")
     def _fits(self) -> Settings:
-        if not self.issuer.startswith(("https://", "http://")):
-            raise Wrong("an issuer is an http(s) URL", option="issuer")
         for name in ("cookie_secret", "previous_cookie_secret"):
             secret: SecretStr = getattr(self, name)
             if (secret or name == "cookie_secret") and len(secret.get_secret_value().encode()) < 32:

@@ -10,7 +10,7 @@ and a revocation holds everywhere after at most ``refresh``. Entries end by them
 
 Revoking a subject ends the tokens that were issued to it up to that moment: it may log in again.
 
-Not here: who revokes (``apigw.admin``), the store (``apigw.stores``), the policies that ask.
+Not here: who revokes (``apigw.gateway.revoking``), the store (``apigw.stores``), the policies that ask.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Revocations:
         return False
 
     async def revoke_token(self, jti: str, until: float | None = None) -> None:
-        """Revoke one token until it ends anyway (wall-clock seconds)."""
+        """Revoke one token, or session, until it ends anyway (wall-clock seconds)."""
         self.tokens.add(jti)
         await self._store.set_add(KEY, b"j" + jti.encode(), self._end(until))
 

@@ -44,6 +44,11 @@ def note_refusal(request: Request, label: str, why: str) -> None:
     request.note("auth", {**notes.get("auth", {}), label: why})
 
 
+def without_query(url: str) -> str:
+    """A configured URL as a log may show it: some services want their key in the query."""
+    return url.partition("?")[0]
+
+
 def quoted(text: str) -> bytes:
     """A quoted-string (RFC 9110 5.6.4) of what may stand in one."""
     kept = "".join(c for c in text if " " <= c <= "~")

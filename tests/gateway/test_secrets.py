@@ -111,10 +111,16 @@ upstream = a
 policies = basic staff
 
 [introspection far]
-url = http://127.0.0.1:{issuer}/introspect
+url = http://127.0.0.1:{issuer}/introspect?key={client_secret}
 client_id = gateway
 client_secret = {client_secret}
 query = opaque
+[jwt far]
+jwks = http://127.0.0.1:{issuer}/keys?token={client_secret}
+[route far]
+path = /far
+upstream = a
+policies = jwt far
 [route introspection]
 path = /introspection
 upstream = a
@@ -194,7 +200,8 @@ def bearer(token: str) -> tuple[str, str]:
 
 EXCHANGES: list[tuple[str, list[tuple[str, str]]]] = [
     *((f"/{path}", [field])
-      for path in ("jwt", "scoped", "key", "basic", "introspection", "forward", "oidc", "all", "headers", "broken")
+      for path in ("jwt", "far", "scoped", "key", "basic", "introspection", "forward", "oidc", "all", "headers",
+                   "broken")
       for field in (bearer(GOOD), bearer(EXPIRED), bearer(FORGED), bearer(OPAQUE), ("Authorization", f"Basic {RIGHT}"),
                     ("Authorization", f"Basic {WRONG}"), ("Authorization", f"Basic {MARK}"), ("Authorization", MARK),
                     ("Cookie", f"session={GOOD}; apigw_session={MARK}; other={MARK}"), ("X-Partner", KEY),
@@ -320,6 +327,7 @@ async def test_no_secret_shows_in_any_output(
         ["check", str(running.file)],
         ["explain", str(running.file), "GET", f"/jwt?ticket={GOOD}", "-H", f"Authorization: Bearer {GOOD}"],
         ["explain", str(running.file), "GET", f"/jwt?access_token={GOOD}", "--json"],
+        *(["explain", str(running.file), "GET", path] for path in ("/far", "/introspection", "/oidc", "/basic")),
     ):
         assert cli.main(command) == 0
         found += shown(command[0], "".join(capsys.readouterr()))
@@ -333,6 +341,10 @@ MISTAKES = [
     f"[jwt x]\nsecret = {SECRET}\njwks = https://u:{MARK}@login.example/\n",
     f"[oidc x]\nissuer = https://x\nclient_id = x\ncookie_secret = {MARK}\n",
     f"[consumer x]\nkeys = {MARK}\n",
+    f"[jwt x]\njwks = https://u:{MARK}@login.example/\n",
+    f"[introspection x]\nurl = https://u:{MARK}@login.example/\n",
+    f"[forward_auth x]\nurl = https://{MARK}@login.example/\n",
+    f"[oidc x]\nissuer = https://u:{MARK}@login.example/\nclient_id = x\ncookie_secret = {COOKIE_SECRET}\n",
     f"[consumer x]\nkeys = sha256:{MARK}\n",
     f"[admin]\ntoken = {MARK}\nendpoint = nonsense\n",
     f"[upstream x]\ntargets = http://anna:{MARK}@127.0.0.1:1\n",

@@ -68,6 +68,12 @@ def test_a_disabled_consumer_has_no_live_key() -> None:
     assert show(policy(world), key).status == 401
 
 
+@pytest.mark.parametrize("arguments", [("bad name",), ("",), ("acme", "never"), ("acme", "2027-13-01")])
+def test_a_key_with_a_name_or_an_end_that_can_not_be_is_not_made(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError):
+        new_key(*arguments)
+
+
 def test_no_key_two_keys_long_keys() -> None:
     key, ini = new_key("acme")
     world = World()
