@@ -9,7 +9,8 @@ from typing import Any
 import jwt as pyjwt
 import pytest
 
-from apigw.testing.gateway import RawResponse, request
+from apigw.testing.gateway import request
+from apigw.testing.origins import RawResponse
 
 SECRET = "a secret of thirty-two bytes or more"
 ADMIN = "[admin]\nendpoint = tcp:0:interface=127.0.0.1\ntoken = an-admin-token\n"
