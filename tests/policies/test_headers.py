@@ -247,6 +247,6 @@ def test_changes_are_remembered_for_many_heads_and_bounded() -> None:
             asked = request(headers={"x-name": name})
             passed = run(policy, asked).passed[0]
             assert passed.headers.get(b"x-who") == name.encode(), number
-    for name in range(1000):
-        run(policy, request(headers={"x-name": str(name), "x-long": "y" * 5000 if name % 2 else ""}))
+    for many in range(1000):
+        run(policy, request(headers={"x-name": str(many), "x-long": "y" * 5000 if many % 2 else ""}))
     assert len(policy._known) <= request_headers.MOST_KNOWN
