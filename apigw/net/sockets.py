@@ -138,10 +138,14 @@ def _remove_stale(path: str) -> None:
 
 
 def remove_path(sock: socket.socket) -> None:
-    """Remove the file of a UNIX socket that this process made, unless another has put its own there since."""
+    """
+    Remove the file of a UNIX socket that this process made, unless another has put its own there since.
+
+    Who has dropped his privileges may not be allowed to: then it stays, and the next start replaces it.
+    """
     path = sock.getsockname() if sock.family == socket.AF_UNIX else ""
     if path in _made:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, PermissionError):
             if _made.pop(path) == _identity(path):
                 os.unlink(path)
 
@@ -153,7 +157,7 @@ def use_mode(sock: socket.socket, mode: int) -> None:
     :raises OSError: it isn't ours any more.
     """
     path = sock.getsockname() if sock.family == socket.AF_UNIX else ""
-    if path in _made and _made[path] == _identity(path):
+    if path in _made and _made[path] == _identity(path) and stat.S_IMODE(os.stat(path).st_mode) != mode:
         os.chmod(path, mode)
 
 

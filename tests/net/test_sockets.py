@@ -113,6 +113,20 @@ def test_the_socket_of_a_successor_is_not_removed(tmp_path: Path) -> None:
             assert path.exists()
 
 
+def test_a_socket_that_may_not_be_removed_any_more_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: str) -> None:
+        raise PermissionError(path)
+
+    path = tmp_path / "sock"
+    with open_socket(to(f"unix:{path}")) as sock:
+        monkeypatch.setattr(os, "unlink", refused)
+        remove_path(sock)
+        monkeypatch.undo()
+    assert path.exists()
+    with open_socket(to(f"unix:{path}")):
+        pass
+
+
 def test_a_path_that_is_too_long_is_said(tmp_path: Path) -> None:
     with pytest.raises(CannotListen, match="more than 107 bytes"):
         open_socket(to(f"unix:{tmp_path}/{'x' * 100}"))
