@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 from unicodedata import normalize
 from urllib.parse import parse_qsl, unquote, unquote_to_bytes
@@ -200,6 +201,17 @@ def test_no_value_changes_the_shape_of_a_header(value: str) -> None:
         return
     assert filled == b"Bearer " + value.encode()
     assert not set(filled) & {0, 10, 13}
+
+
+@given(NASTY)
+def test_no_value_ends_a_quoted_text_in_a_header(value: str) -> None:
+    try:
+        filled = HeaderTemplate('a="{query.a}", b="c"').fill({"query": {"a": value}}).decode()
+    except ValueFault:
+        return
+    found = re.fullmatch(r'a="((?:[^"\\]|\\.)*)", b="c"', filled)
+    assert found is not None
+    assert re.sub(r"\\(.)", r"\1", found[1]) == value
 
 
 @given(NASTY, NASTY)
