@@ -19,7 +19,7 @@ METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 _URI = "urn:apigw:openapi"
 _NOT_PARAMETERS = frozenset(("accept", "content-type", "authorization"))
 """Header parameters of these names are ignored, as the specification says."""
-_STYLES = {"path": ("simple",), "header": ("simple",), "cookie": ("form",)}
+_STYLES = {"path": ("simple", "label", "matrix"), "header": ("simple",), "cookie": ("form",)}
 _QUERY_STYLES = {"form": ",", "spaceDelimited": " ", "pipeDelimited": "|", "deepObject": ""}
 _INTEGER = re.compile(r"-?[0-9]{1,400}")
 _NUMBER = re.compile(r"-?[0-9]{1,300}(\.[0-9]{1,300})?([eE][+-]?[0-9]{1,3})?")
@@ -267,12 +267,23 @@ class Parameter:
         text = values[0]
         if self.style == "json":
             return _json(text)
+        if self.style == "label":
+            text = text.removeprefix(".").replace(".", ",") if self._explode else text.removeprefix(".")
+        elif self.style == "matrix":
+            text = self._of_matrix(text)
         if "array" in self._types:
             items = [item.strip() for item in text.split(",")] if self.place == "header" else text.split(",")
             return [coerced(item, self._shape.get("items", {})) for item in items]
         if "object" in self._types:
             return self._object(text.split(","), "=" if self._explode else "")
         return coerced(text, self._shape)
+
+    def _of_matrix(self, text: str) -> str:
+        """``;id=3,4``, ``;id=3;id=4`` or ``;x=1;y=2`` as the style ``simple`` writes it."""
+        members = [member.partition("=") for member in text.removeprefix(";").split(";")]
+        if self._explode and "object" in self._types:
+            return ",".join(f"{name}={value}" for name, _, value in members)
+        return ",".join(value for name, _, value in members if name == self.name)
 
     def of_query(self, query: list[tuple[str, str]]) -> Any:
         """The value that the query has for it; None if there is none."""

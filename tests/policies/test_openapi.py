@@ -142,7 +142,7 @@ def test_in_shadow_all_pass_and_the_log_says_what_was_wrong() -> None:
         "swagger: '2.0'",
         "openapi: 3.1.0\npaths: {/a: {get: {parameters: [{$ref: 'other.yaml#/x'}]}}}",
         "openapi: 3.1.0\npaths: {/a: {get: {parameters: [{$ref: '#/components/parameters/None'}]}}}",
-        "openapi: 3.1.0\npaths: {'/a/{x}': {get: {parameters: [{name: x, in: path, style: matrix, schema: {}}]}}}",
+        "openapi: 3.1.0\npaths: {'/a/{x}': {get: {parameters: [{name: x, in: path, style: form, schema: {}}]}}}",
         "openapi: 3.1.0\npaths: {/a: {post: {requestBody: {content: {application/json: {schema: {type: nothing}}}}}}}",
         "openapi: 3.1.0\npaths: {/a: {post: {requestBody: {content: {application/json: {schema: {$ref: '#/x'}}}}}}}",
         "- {",
@@ -152,3 +152,25 @@ def test_documents_that_can_not_be_used(tmp_path: Path, text: str) -> None:
     (tmp_path / "api.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"api\.yaml"):
         make(openapi, "OpenAPI", file=str(tmp_path / "api.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("style", "schema", "good", "bad"),
+    [
+        ("label", "{type: integer}", ".5", ".x"),
+        ("label", "{type: array, items: {type: integer}}", ".3,4", ".3,x"),
+        ("label, explode: true", "{type: array, items: {type: integer}}", ".3.4", ".3.x"),
+        ("matrix", "{type: integer}", ";id=5", ";id=x"),
+        ("matrix", "{type: integer}", ";id=5", ";di=5"),
+        ("matrix", "{type: array, items: {type: integer}}", ";id=3,4", ";id=3,x"),
+        ("matrix, explode: true", "{type: array, items: {type: integer}}", ";id=3;id=4", ";id=3;id=x"),
+        ("matrix, explode: true", "{type: object, properties: {x: {type: integer}}}", ";x=1;y=2", ";x=a;y=2"),
+    ],
+)
+def test_styles_of_path_parameters(tmp_path: Path, style: str, schema: str, good: str, bad: str) -> None:
+    parameter = f"{{name: id, in: path, required: true, style: {style}, schema: {schema}}}"
+    text = f"openapi: 3.1.0\npaths: {{'/a/{{id}}': {{get: {{parameters: [{parameter}]}}}}}}"
+    (tmp_path / "api.yaml").write_text(text)
+    policy = make(openapi, "OpenAPI", file=str(tmp_path / "api.yaml"))
+    assert run(policy, request(path=f"/a/{good}")).status == 200
+    assert run(policy, request(path=f"/a/{bad}")).reason == "schema_violated"
