@@ -40,7 +40,7 @@ from apigw.gateway.build import Generation, build
 from apigw.gateway.catalogue import load
 from apigw.gateway.environment import Shared
 from apigw.gateway.listening import Listening
-from apigw.gateway.policies import secret_parameters
+from apigw.gateway.policies import BuiltPolicy, secret_parameters
 from apigw.gateway.upstream_metrics import measure
 from apigw.gateway.views import AdminListening
 from apigw.net.sockets import CannotListen, Descriptors, use_mode
@@ -414,7 +414,7 @@ class GatewayService(Service):
                 access_log.close()
             put_back()
             if new is not None:
-                await self._retire(new, old)
+                self._retire(new, old)
             self._forget_series(old)
             raise
 
@@ -446,7 +446,7 @@ class GatewayService(Service):
             former_admin.close(shared=former_admin.settings.endpoint in taken)
         for listening in leaving:
             await listening.leave(shared=listening.settings.endpoint in taken)
-        await self._retire(old, new)
+        self._retire(old, new)
         log.info("the new configuration is in force: {routes} routes", routes=len(new.facts))
 
     def _use_modes(self) -> None:
@@ -459,14 +459,14 @@ class GatewayService(Service):
                     "{address} keeps its permissions: {why}", address=listening.settings.endpoint, why=error.strerror
                 )
 
-    async def _retire(self, old: Generation, new: Generation) -> None:
+    def _retire(self, old: Generation, new: Generation) -> None:
         """Stop what only ``old`` has."""
         for name, upstream in old.upstreams.items():
             if new.upstreams.get(name) is not upstream:
                 upstream.stop()
         for reference, policy in old.policies.items():
             if new.policies.get(reference) is not policy:
-                await policy.stop()
+                self.spawn(_stop(reference, policy))
         if old.revocations is not None and old.revocations is not new.revocations:
             old.revocations.stop()
 
@@ -508,15 +508,17 @@ class GatewayService(Service):
         # Connections end in many ways, and nobody else wants to be told.
         while any(each.connections for each in self._all_listening()) and not self._stopped:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
-        self._end()
+        if not self._stopped:
+            self._end()
 
     def _all_listening(self) -> list[Listening]:
         """Those that a reload took away and that still have connections, too."""
         return [*self.listening.values(), *self._leaving]
 
     def _end(self) -> None:
-        """All is over: cut what is left."""
+        """All is over: cut what is left; the second time, wait for nothing more."""
         if self._stopped:
+            self._ended()
             return
         self._stopped = True
         if self._drain_timer is not None and self._drain_timer.active():
@@ -539,17 +541,28 @@ class GatewayService(Service):
         self.spawn(self._close())
 
     async def _close(self) -> None:
-        for policy in self.generation.policies.values():
-            await policy.stop()
+        for reference, policy in self.generation.policies.items():
+            await _stop(reference, policy)
         if self.generation.revocations is not None:
             self.generation.revocations.stop()
         await asyncio.sleep(0)  # connections that were cut say so in the loop's next turn
         self.shared.stop()
         if self._access_log is not None:
             self._access_log.close()
-        log.info("stopped")
+        self._ended()
+
+    def _ended(self) -> None:
         if self._drained is not None and not self._drained.called:
+            log.info("stopped")
             self._drained.callback(None)
+
+
+async def _stop(reference: tuple[str, str], policy: BuiltPolicy) -> None:
+    """Stop a policy. It may be a user's own, and what it fails at must hold up nothing."""
+    try:
+        await policy.stop()
+    except Exception:
+        log.failure("{policy} can't be stopped", policy=" ".join(filter(None, reference)))
 
 
 def _stays(listening: Listening | AdminListening | None, settings: Any) -> bool:

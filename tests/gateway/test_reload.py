@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.web.resource import Resource
 
+from apigw.exchange.request import Request
+from apigw.exchange.response import Response
+from apigw.policies.policy import Policy, PolicySettings
 from tests.certificates import Authority
 from tests.gateway.running import Gateway, request, route, running, upstream
 from tests.gateway.test_routes import Counting
@@ -426,3 +429,27 @@ async def test_a_reload_by_the_admin_listener_is_over_when_it_is_answered(tmp_pa
         assert (await gateway.get("/")).status == 204
         gateway.file.unlink()
         assert json.loads((await gateway.admin("/config/status")).body)["disk_hash"] is None
+
+
+class Stubborn(Policy[PolicySettings]):
+    """A policy of a user's own whose ``stop()`` fails."""
+
+    Settings = PolicySettings
+
+    async def respond(self, request: Request, next: Callable[[Request], Awaitable[Response]]) -> Response:  # noqa: A002
+        return await next(request)
+
+    async def stop(self) -> None:
+        raise RuntimeError("not I")
+
+
+async def test_a_policy_that_fails_to_stop_holds_up_neither_a_reload_nor_the_end(tmp_path: Path) -> None:
+    policy = f"[python own]\nclass = {__name__}:Stubborn\n"
+    with_it = policy + route("/", "respond = 200", "policies = python own")
+    async with running(tmp_path, with_it) as gateway:
+        await gateway.reload(route("/", "respond = 204"))
+        assert gateway.service.last_error is None
+        assert (await gateway.get("/")).status == 204
+        await gateway.reload(with_it)
+        assert (await gateway.get("/")).status == 200
+        await gateway.service.stopService()
