@@ -166,7 +166,7 @@ class JWT(BearerPolicy[Settings]):
                 self._let_in(request, known)
                 return None
         value, token = self._shown(request, values)
-        known = self._known.get(value)
+        known = self._known.get(value) if self._place.hides else None
         if known is None or known.generation != self._keys.generation or self._now() >= known.until:
             try:
                 parsed = parse(token, self._algorithms, self.settings.max_token_size)

@@ -198,11 +198,13 @@ class KeySet:
     def __init__(self, keys: Sequence[VerifyingKey] = ()) -> None:
         self.generation = 0
         self.keys: list[VerifyingKey] = []
+        self._fitting: dict[tuple[str, str | None], list[VerifyingKey]] = {}
         self._replace(keys)
 
     def _replace(self, keys: Sequence[VerifyingKey]) -> None:
         if [self._identity(key) for key in keys] != [self._identity(key) for key in self.keys]:
             self.keys = list(keys)
+            self._fitting.clear()
             self.generation += 1
 
     @staticmethod
@@ -213,12 +215,17 @@ class KeySet:
 
     def candidates(self, algorithm: str, kid: str | None) -> list[VerifyingKey]:
         """The keys that may have signed. Several may have one id; keys without an id fit any."""
+        known = self._fitting.get((algorithm, kid))
+        if known is not None:
+            return known
         fitting = [
             key
             for key in self.keys
             if algorithm in key.algorithms and (kid is None or key.kid is None or key.kid == kid)
-        ]
-        return fitting[:MOST_TRIED]
+        ][:MOST_TRIED]
+        if fitting and len(self._fitting) < MOST_KEYS:  # made-up ids fit keys without one, too
+            self._fitting[algorithm, kid] = fitting
+        return fitting
 
     async def find(self, algorithm: str, kid: str | None) -> list[VerifyingKey]:
         """The same, after having looked again for a key that is not known."""
