@@ -89,8 +89,8 @@ class ConfigurationError(Exception):
 
 
 def closest(word: str, known: Iterable[str]) -> str:
-    """Give the known word that is most like this one, or an empty string if none is much like it."""
-    known = list(known)
+    """Give the known word that is most like this one, or an empty string if none is much like it; numbers never are."""
+    known = list(known) if any(sign.isalpha() for sign in word) else []
     cutoff = 0.65 if len(word) < 6 else 0.7  # one letter too many weighs more in a short word
     close = difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
     if not close:

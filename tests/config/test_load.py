@@ -253,6 +253,8 @@ class TestWhatIsWell:
         (("[Upstrem u]\ntargets = a\nconect = 1s\n[route x]\npath = /\nupstream = u\n"),
          ["gw.ini:1: [Upstrem u] there is no such kind of section; did you mean upstream?",
           "gw.ini:3: [Upstrem u] conect: there is no such option; did you mean timeout.connect?"]),
+        ("[listen x]\nendpoint = tcp:1\ntls.minimum = 1.1\ntls.certificates = gw.ini\n",
+         ["gw.ini:3: [listen x] tls.minimum: `1.1` is none of the words that there are; expected one of 1.2, 1.3"]),
         ("[DEFAULT]\n", ["gw.ini:1: [DEFAULT] there is no such kind of section; did you mean defaults?"]),
         (("[route x]\npath = /\nmethods = get\nredirect = 308 /\nrespond = 200\n"),
          [("gw.ini:3: [route x] methods: `get` is not a method in capitals; expected a method such as GET or POST;"
