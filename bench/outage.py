@@ -1,5 +1,5 @@
 """
-Targets that die, hang and come back, with real processes: ``python -m bench.outage [active|passive]``.
+Targets that die, hang and come back, with real processes: ``python -m bench.outage [active|passive|defaults]``.
 
 1,000 requests a second over three targets. One is killed with -9, another freezes, later both return. Told is how many
 requests failed, when, and how the load was spread before, during and after.
@@ -160,9 +160,10 @@ async def outage(
 
 
 if __name__ == "__main__":
-    for kind in sys.argv[1:] or ["active", "passive"]:
+    for kind in sys.argv[1:] or ["active", "passive", "defaults"]:
         with tempfile.TemporaryDirectory() as where:
-            seen = uvloop.run(outage(Path(where), active=kind == "active"))
+            options = "" if kind == "defaults" else OPTIONS
+            seen = uvloop.run(outage(Path(where), active=kind == "active", options=options))
             print(kind, seen)
             print(
                 *(line for line in (Path(where) / "gateway.log").read_text().splitlines() if "upstream" in line),
