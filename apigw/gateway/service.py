@@ -378,6 +378,8 @@ class GatewayService(Service):
         """Build the new beside the old, open what has to be opened, then swap."""
         old = self.generation
         wanted = configuration.listens
+        if not wanted and configuration.admin is None:
+            raise CannotStart(f"{configuration.path} asks for no listener: there is nothing to serve")
         leaving = [each for name, each in self.listening.items() if not _stays(each, wanted.get(name))]
         former_admin = None if _stays(self.admin, configuration.admin) else self.admin
         free = {each.settings.endpoint: each.socket for each in (*leaving, former_admin) if each is not None}

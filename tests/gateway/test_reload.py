@@ -282,6 +282,15 @@ class Failing(Resource):
         raise RuntimeError("no database")
 
 
+async def test_a_file_that_lost_its_listeners_changes_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path, route("/", "respond = 200")) as gateway:
+        gateway.file.write_text(route("/", "respond = 204"))  # as when an editor is not done yet
+        await gateway.reload()
+        assert gateway.service.last_error is not None
+        assert "no listener" in gateway.service.last_error[1][0]
+        assert (await gateway.get("/")).status == 200
+
+
 async def test_a_reload_that_fails_half_way_leaves_no_trace(tmp_path: Path, origin: Origin) -> None:
     other = await Origin([reply(200, b"other")]).start()
     port = free_port()
