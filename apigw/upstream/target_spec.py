@@ -157,7 +157,7 @@ def _from_url(url: str, options: dict[str, Any]) -> TargetSpec:
 
 def _port(digits: str) -> int:
     if not (digits.isascii() and digits.isdigit() and 0 < int(digits) < 65536):
-        raise Wrong("{shown} has no port", "dns:NAME:PORT")
+        raise Wrong("{shown} has no port from 1 to 65535", "dns:NAME:PORT")
     return int(digits)
 
 
