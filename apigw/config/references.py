@@ -77,6 +77,9 @@ def parse_policy(text: Text) -> PolicyReference:
     refer(text, POLICY)
     removed = text.startswith("-")
     words = text.removeprefix("-").split()
+    if "|" in words:
+        hint = "any of several is one policy, `auth NAME`, whose section says `any = jwt main | api_key partners`"
+        raise Wrong("{shown} names several policies", hint=hint)
     if not words or len(words) > 2 or text.startswith(("- ", "--")):
         raise Wrong("{shown} names no policy")
     if len(words) == 1:

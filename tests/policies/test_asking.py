@@ -14,8 +14,10 @@ import jwt as pyjwt
 import pytest
 from twisted.internet.defer import Deferred, succeed
 
+from apigw.config.problems import ConfigurationError
 from apigw.exchange.request import Request
 from apigw.exchange.response import Response
+from apigw.gateway.catalogue import load
 from apigw.policies import api_key, auth, basic, forward_auth, introspection, jwt
 from apigw.policies.consumers import ConsumerSettings
 from tests.policies.surroundings import START, Outcome, World, request, run
@@ -570,3 +572,10 @@ def test_alternatives_that_can_not_authenticate_are_refused(alternatives: str) -
     world.policies["acl", "x"] = Silent()
     with pytest.raises(ValueError):
         either(world, alternatives)
+
+
+def test_alternatives_in_a_routes_list_are_told_where_they_belong(tmp_path: Path) -> None:
+    file = tmp_path / "gw.ini"
+    file.write_text("[route a]\npath = /\nrespond = 200\npolicies = basic staff | api_key\n")
+    with pytest.raises(ConfigurationError, match=r"any of several is one policy, `auth NAME`"):
+        load(str(file))
