@@ -59,7 +59,7 @@ def prepare(asking: Asking, values: Mapping[str, Any], forwarded: tuple[Pair, ..
     :param forwarded: fields of the client's that go on.
     :raises GatewayError: a value is missing, or can't stand where it should.
     """
-    path, query = asking.path.fill(values, asking.slashes)
+    path, query = asking.path.fill(values)
     lines, pairs = asking.lines, asking.pairs
     if forwarded or asking.fields:
         if forwarded and asking.names:

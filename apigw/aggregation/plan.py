@@ -41,7 +41,6 @@ class Asking:
 
     :ivar pairs: fields that are the same each time. :ivar lines: these, ready to be sent. :ivar fields: the others.
     :ivar names: of all fields that the call has by itself, in lower case.
-    :ivar slashes: values in its path may have some.
     """
 
     name: str
@@ -55,7 +54,6 @@ class Asking:
     body: BodyTemplate | None
     expect: frozenset[int]
     text: bool = False
-    slashes: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -111,11 +109,11 @@ def plan(settings: AggregateSettings) -> Plan:
             Call(
                 index,
                 name,
-                _asking(name, call, settings.allow_encoded_slashes, call.answer == "text"),
+                _asking(name, call, call.answer == "text"),
                 call,
                 call.request.method not in SAFE,
                 tuple(names.index(each) for each in needs[name]),
-                undo=_asking(name, undo, settings.allow_encoded_slashes) if undo is not None else None,
+                undo=_asking(name, undo) if undo is not None else None,
             )
         )
         for reference in [*_references(call), *(_references(undo) if undo is not None else ())]:
@@ -157,7 +155,7 @@ def _once(names: Iterable[str]) -> tuple[str, ...]:
     return tuple({name.lower(): name for name in reversed([*names])}.values())[::-1]
 
 
-def _asking(name: str, settings: CallSettings | UndoSettings, slashes: bool, text: bool = False) -> Asking:
+def _asking(name: str, settings: CallSettings | UndoSettings, text: bool = False) -> Asking:
     fixed: list[tuple[bytes, bytes]] = []
     filled: list[tuple[bytes, HeaderTemplate]] = []
     for field_name, template in settings.headers.items():
@@ -185,7 +183,6 @@ def _asking(name: str, settings: CallSettings | UndoSettings, slashes: bool, tex
         settings.body,
         settings.expect,
         text,
-        slashes,
     )
 
 

@@ -199,9 +199,7 @@ class AggregateSettings(Settings):
         0, description="As in a route."
     )
     policies: Several[PolicyItem] = Field((), description="As in a route.")
-    allow_encoded_slashes: Flag = Field(
-        False, description="As in a route; also for values that stand in the paths of calls: they are sent as `%2F`."
-    )
+    allow_encoded_slashes: Flag = Field(False, description="As in a route.")
     timeout: Annotated[Duration, Field(gt=0)] = Field(10.0, description="For all calls together.")
     call: dict[str, CallSettings] = Field({}, description="The calls.")
     undo: dict[str, UndoSettings] = Field({}, description="What takes calls back.")

@@ -5,8 +5,8 @@ A reference is ``{ROOT.field[0].x}``; a field with other signs stands in quotes,
 ``|`` may stand what is taken when there is no value. What a value may do depends on where it stands, and none can ever
 change the shape of what it is put into:
 
-- in a path it is percent-encoded, and refused where a service that decodes before it looks, or decodes twice, would
-  read another path: a slash or backslash, ``..``, an empty segment, controls;
+- in a path it is percent-encoded, a slash too, and refused where it would lead a service that decodes before it looks,
+  or decodes twice, out of its place: ``..``, an empty segment, controls;
 - in a query it is percent-encoded; a list becomes its items, separated by commas;
 - in a header it is text without controls, and within quotes can't end them;
 - in JSON it keeps its type where the reference stands alone, and is text within quotes;
@@ -247,16 +247,15 @@ class PathTemplate(Template):
         self._segments = [_segment([each for each in one if each != ""]) for one in segments[1:]]
         self._query = query
 
-    def fill(self, values: Values, slashes: bool = False) -> tuple[bytes, bytes | None]:
+    def fill(self, values: Values) -> tuple[bytes, bytes | None]:
         """
         Path and query.
 
-        :param slashes: values in the path may have slashes; they are sent percent-encoded.
         :raises ValueFault: a value is missing, or can't stand there.
         """
         if self._fixed is not None:
             return self._fixed
-        path = b"".join([segment if type(segment) is bytes else segment(values, slashes) for segment in self._segments])  # type: ignore[operator]
+        path = b"".join([segment if type(segment) is bytes else segment(values) for segment in self._segments])  # type: ignore[operator]
         if self._query is None:
             return path, None
         query = [
@@ -272,7 +271,7 @@ def _joined(query: list[Piece] | None) -> bytes | None:
     return None if query is None else "".join(map(str, query)).encode()
 
 
-def _segment(parts: list[Piece]) -> bytes | Callable[[Values, bool], bytes]:
+def _segment(parts: list[Piece]) -> bytes | Callable[[Values], bytes]:
     """One segment with the slash before it."""
     if all(isinstance(part, str) for part in parts):
         return b"/" + "".join(map(str, parts)).encode()
@@ -280,16 +279,16 @@ def _segment(parts: list[Piece]) -> bytes | Callable[[Values, bool], bytes]:
         only = parts[0]
         assert isinstance(only, Reference)
 
-        def alone(values: Values, slashes: bool) -> bytes:
+        def alone(values: Values) -> bytes:
             text = only.written(values)
             if _PLAIN(text):
                 return b"/" + text.encode()
-            _check_segment(only, text, slashes)
+            _check_segment(only, text)
             return b"/" + _encoded(only, text)
 
         return alone
 
-    def mixed(values: Values, slashes: bool) -> bytes:
+    def mixed(values: Values) -> bytes:
         plain, encoded = "", b"/"
         last = None
         for part in parts:
@@ -302,13 +301,13 @@ def _segment(parts: list[Piece]) -> bytes | Callable[[Values, bool], bytes]:
                 encoded += part.encode()
             plain += text
         assert last is not None
-        _check_segment(last, plain, slashes)
+        _check_segment(last, plain)
         return encoded
 
     return mixed
 
 
-def _check_segment(reference: Reference, text: str, slashes: bool) -> None:
+def _check_segment(reference: Reference, text: str) -> None:
     """Refuse what is another path to a service that decodes before it looks, or once more than it should (CWE-22)."""
     if not text:
         raise reference.refused("is empty, and can't be a segment of a path")
@@ -319,10 +318,8 @@ def _check_segment(reference: Reference, text: str, slashes: bool) -> None:
         names = [part.partition(";")[0].strip() for part in parts]
         if "." in names or ".." in names:
             raise reference.refused("is `.` or `..`, which can't stand in a path")
-        if len(parts) > 1 and not slashes:
-            raise reference.refused("has a slash, which can't stand in a path without allow_encoded_slashes")
-        if "" in names:
-            raise reference.refused("is empty, or has an empty part, and can't be a segment of a path")
+        if not names[0]:
+            raise reference.refused("is empty, or begins with a slash, and can't be a segment of a path")
 
 
 def _readings(reference: Reference, text: str) -> Iterator[str]:

@@ -262,7 +262,7 @@ def _asked(
         "template": str(asking.path),
     }
     with suppress(GatewayError):
-        path, query = asking.path.fill(values, asking.slashes)
+        path, query = asking.path.fill(values)
         found["target_path"] = _text(path if query is None else b"%b?%b" % (path, query))
     written = _written(configuration, section)
     found["settings"] = {
