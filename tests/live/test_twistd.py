@@ -378,9 +378,9 @@ async def test_privileges_are_dropped_when_all_is_bound(setting: Setting) -> Non
     setting.folder.chmod(0o755)
     with foreground(setting.folder, "--uid=65534", "--gid=65534", "--pidfile=", *RUN) as process:
         await process.listens(setting.port)
+        assert (await setting.get()).body == b"hello"  # bound is not yet serving
         status = Path(f"/proc/{process.process.pid}/status").read_text()
         assert "Uid:\t65534\t65534" in status
-        assert (await setting.get()).body == b"hello"
         process.signal(signal.SIGTERM)
         assert await process.ended() == -signal.SIGTERM
         assert "Traceback" not in process.out
