@@ -79,7 +79,7 @@ respond = 200 {number}
             await each
         assert await process.ended() == -signal.SIGTERM
         assert "Traceback" not in process.out
-    assert answered > 500
+    assert answered > 100  # how many it is, is the machine's matter; that it went on all the time, is ours
     lines = sum(len((tmp_path / f"access{number}.log").read_text().splitlines()) for number in range(2))
     assert lines == answered  # each is logged once, none is lost between two logs
     for origin in origins:
