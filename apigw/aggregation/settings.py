@@ -17,7 +17,7 @@ from apigw.aggregation.expressions import Expression
 from apigw.aggregation.templates import BodyTemplate, HeaderTemplate, PathTemplate
 from apigw.config.model import Settings
 from apigw.config.problems import closest
-from apigw.config.references import PolicyItem, refer
+from apigw.config.references import Authentication, PolicyItem, refer
 from apigw.config.route import parse_integer
 from apigw.config.text import Text, Wrong
 from apigw.config.values import (
@@ -199,6 +199,7 @@ class AggregateSettings(Settings):
         0, description="As in a route."
     )
     policies: Several[PolicyItem] = Field((), description="As in a route.")
+    auth: Authentication | None = Field(None, description="As in a route.")
     allow_encoded_slashes: Flag = Field(False, description="As in a route.")
     timeout: Annotated[Duration, Field(gt=0)] = Field(10.0, description="For all calls together.")
     call: dict[str, CallSettings] = Field({}, description="The calls.")
@@ -285,6 +286,7 @@ class BatchSettings(Settings):
     policies: Several[PolicyItem] = Field(
         (), description="As in a route; those of each request's own route come after."
     )
+    auth: Authentication | None = Field(None, description="As in a route.")
     timeout: Annotated[Duration, Field(gt=0)] = Field(30.0, description="For all requests together.")
     max_requests: Annotated[Count, Field(ge=1, le=1000)] = Field(20, description="Requests in one batch. Then: 413.")
     concurrency: Annotated[Count, Field(ge=1, le=256)] = Field(8, description="How many of them run at once.")

@@ -6,7 +6,7 @@ Not here: how it was found to be (``load``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -16,7 +16,7 @@ from apigw.config.listen import ListenSettings
 from apigw.config.model import Settings
 from apigw.config.problems import Place, Problem
 from apigw.config.reader import Section
-from apigw.config.references import PolicyReference
+from apigw.config.references import ANYBODY, PolicyReference
 from apigw.config.route import ResourceSettings, RouteSettings
 
 
@@ -96,16 +96,23 @@ class Configuration:
         """``[resource NAME]`` by name."""
         return self.of("resource")
 
-    def policies_of(self, listed: Iterable[PolicyReference]) -> tuple[PolicyReference, ...]:
+    def policies_of(self, settings: Any) -> tuple[PolicyReference, ...]:
         """
-        What runs on a route with this ``policies`` list, in order: the defaults that it doesn't take out, then its own.
+        What runs on a route, in order: of its ``policies`` the defaults that it doesn't take out, then its own; and
+        ``auth``, its own or that of the defaults, behind ``cors``, whose preflights carry no credentials.
 
         Each is a key of ``policies`` by its first two fields.
+
+        :param settings: of the route, or of whatever else answers; it may have neither option.
         """
-        listed = tuple(listed)
+        listed: tuple[PolicyReference, ...] = getattr(settings, "policies", ())
         removed = [item for item in listed if item.removed]
-        kept = [item for item in self.defaults.policies if not any(takes_out(each, item) for each in removed)]
-        return (*kept, *(item for item in listed if not item.removed))
+        run = [item for item in self.defaults.policies if not any(takes_out(each, item) for each in removed)]
+        run += [item for item in listed if not item.removed]
+        auth = getattr(settings, "auth", None) or self.defaults.auth
+        if auth is not None and auth != ANYBODY:
+            run.insert(1 + max((at for at, item in enumerate(run) if item.kind == "cors"), default=-1), auth)
+        return tuple(run)
 
     def place(self, kind: str, name: str = "", option: str | None = None) -> Place:
         """Where a section or one of its options stands; the section, if the option isn't written anywhere."""

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from apigw.config.addresses import Endpoint, Networks
 from apigw.config.model import Settings
-from apigw.config.references import PolicyItem
+from apigw.config.references import Authentication, PolicyItem
 from apigw.config.text import Text, Wrong
 from apigw.config.values import Duration, Form, Secret, Several, StrList, Word, absolute, one_line, parse_count
 
@@ -118,3 +118,4 @@ class DefaultsSettings(Settings):
     policies: Several[PolicyItem] = Field(
         (), description="Policies that run before those of each route. A route takes one out by `-NAME`."
     )
+    auth: Authentication | None = Field(None, description="Who may come in where a route has no `auth` of its own.")

@@ -72,19 +72,49 @@ class PolicyReference(NamedTuple):
         return "-" * self.removed + " ".join(filter(None, (self.kind, self.name)))
 
 
+ANYBODY = PolicyReference("none", "")
+"""What ``auth = none`` says."""
+
+
 def parse_policy(text: Text) -> PolicyReference:
-    """An item of a list of policies: kind and name, a bare kind, or a name (also with its kind) behind a ``-``."""
+    """
+    An item of a list of policies: kind and name, a bare kind, or a name (also with its kind) behind a ``-``; or
+    ``jwt main | api_key partners``, any of several, which is the policy ``auth`` with that for its name.
+    """
     refer(text, POLICY)
+    if "|" in text:
+        return PolicyReference("auth", " | ".join(map(str, parse_alternatives(text))))
     removed = text.startswith("-")
     words = text.removeprefix("-").split()
-    if "|" in words:
-        hint = "any of several is one policy, `auth NAME`, whose section says `any = jwt main | api_key partners`"
-        raise Wrong("{shown} names several policies", hint=hint)
     if not words or len(words) > 2 or text.startswith(("- ", "--")):
         raise Wrong("{shown} names no policy")
     if len(words) == 1:
         return PolicyReference("", words[0], removed=True) if removed else PolicyReference(words[0], "")
     return PolicyReference(words[0], words[1], removed)
+
+
+def parse_alternatives(text: Text) -> tuple[PolicyReference, ...]:
+    """``jwt main | api_key partners``: any of several policies, in this order."""
+    found = []
+    start = 0
+    for piece in one_line(text).split("|"):
+        item = parse_policy(text.part(start, start + len(piece)))
+        start += len(piece) + 1
+        if item.removed:
+            raise Wrong("an alternative can't be taken out here")
+        if item.kind == "auth":
+            raise Wrong("an alternative can't be another `auth`; write its alternatives here")
+        found.append(item)
+    return tuple(found)
+
+
+def parse_authentication(text: Text) -> PolicyReference:
+    """Who may come in: one policy, any of several, or ``none``."""
+    if text == "none":
+        return ANYBODY
+    if text.startswith("-"):
+        raise Wrong("{shown} takes a policy out, which `none` does here")
+    return parse_policy(text)
 
 
 def section_name(role: str) -> Form:
@@ -100,4 +130,8 @@ UpstreamName = Annotated[str, section_name("upstream")]
 PolicyItem = Annotated[
     PolicyReference,
     Form("policy", "KIND NAME, KIND, or -NAME to take one of [defaults] out", parse_policy),
+]
+Authentication = Annotated[
+    PolicyReference,
+    Form("policies", "KIND NAME, several with | between them, or none", parse_authentication),
 ]

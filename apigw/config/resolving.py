@@ -7,6 +7,7 @@ Not here: where names are noted (``references``).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import pydantic
 
@@ -88,6 +89,10 @@ def _find_policy(
         what = "there is no kind of policy `{kind}`" if not text.secret else "{shown} is no policy"
         raise Wrong(what.replace("{kind}", item.kind), "" if hint else "KIND NAME", hint)
     if (item.kind, item.name) in document.sections:
+        return
+    if "|" in item.name:
+        anonymous: dict[str, Any] = {"any": text}
+        policies[item.kind, item.name] = kind.settings(**anonymous)
         return
     names = [name for one, name in document.sections if one == item.kind]
     if item.name or names:

@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple
 from pydantic import Field, model_validator
 
 from apigw.config.model import Settings
-from apigw.config.references import PolicyItem, UpstreamName
+from apigw.config.references import Authentication, PolicyItem, UpstreamName
 from apigw.config.text import Text, Wrong
 from apigw.config.values import (
     DurationOrOff,
@@ -174,6 +174,11 @@ class RouteSettings(Settings):
         description="Policies, in the order in which they run, after those of `[defaults]`: `KIND NAME` or `KIND`;"
         " `-NAME` takes a default out.",
     )
+    auth: Authentication | None = Field(
+        None,
+        description="Who may come in: one policy, or any of several, as in `jwt main | api_key partners`; `none` for"
+        " anybody, whatever `[defaults]` says. It runs behind `cors`, before the other policies.",
+    )
     upstream: UpstreamName | None = Field(None, description="Who does the work.")
     redirect: (
         Annotated[
@@ -248,3 +253,4 @@ class ResourceSettings(Settings):
         alias="class", description="What is called without arguments and gives a twisted.web IResource."
     )
     policies: Several[PolicyItem] = Field((), description="As in a route.")
+    auth: Authentication | None = Field(None, description="As in a route.")

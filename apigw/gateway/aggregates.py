@@ -31,7 +31,7 @@ def wrong_aggregates(configuration: Configuration) -> Iterator[Problem]:
             captures = path_pattern(settings.path).captures
         except ValueError:
             continue  # which is told as such
-        anybody = bool(configuration.policies_of(settings.policies))
+        anybody = bool(configuration.policies_of(settings))
         for found in mistakes(settings, captures, anybody=anybody):
             what, expected, hint, warning = found[1:]
             yield configuration.problem(

@@ -95,7 +95,7 @@ def build(configuration: Configuration, shared: Shared, before: Generation | Non
             aggregates[name] = responder
         responders.append(responder)
         facts.append(route)
-        listed = configuration.policies_of(getattr(settings, "policies", ())) if kind != "health" else ()
+        listed = configuration.policies_of(settings) if kind != "health" else ()
         rules.append(rule(settings, route, responder, policies=policies, listed=listed, order=len(rules)))
     root = GatewayResource(rules)
     show_tree(responders, root, shared.finished)

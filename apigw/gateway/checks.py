@@ -206,13 +206,25 @@ def resources(configuration: Configuration) -> Iterator[Problem]:
 def policies(configuration: Configuration) -> Iterator[Problem]:
     """Each policy is made, and each route's order looked at: a limit by consumer before anybody is authenticated."""
     made: dict[tuple[str, str], Any] = {}
-    for failure in build_policies(configuration, Shared(), {}, made):
-        yield configuration.problem(*failure.section, "", str(failure))
+    failures = {failure.section: str(failure) for failure in build_policies(configuration, Shared(), {}, made)}
+    for policy, why in failures.items():
+        if policy in configuration.written:
+            yield configuration.problem(*policy, "", why)
     for section, settings in answering(configuration):
-        listed = configuration.policies_of(getattr(settings, "policies", ()))
+        listed = configuration.policies_of(settings)
         known = [(str(item), made[item.kind, item.name].policy) for item in listed if (item.kind, item.name) in made]
         for warning in order_warnings(known):
             yield configuration.problem(*section, "policies", warning, warning=True)
+        for item in listed:
+            why = failures.get((item.kind, item.name), "")
+            if why and (item.kind, item.name) not in configuration.written and "there is no" not in why:  # that is told
+                option = "auth" if item == getattr(settings, "auth", None) else "policies"
+                yield configuration.problem(*section, option, why.removeprefix("any: "))
+    for section, settings in (*answering(configuration), (("defaults", ""), configuration.defaults)):
+        auth = getattr(settings, "auth", None)
+        built = made.get((auth.kind, auth.name)) if auth is not None else None
+        if built is not None and not getattr(built.policy, "authenticates", False):
+            yield configuration.problem(*section, "auth", f"`{auth}` does not authenticate anybody")
 
 
 CHECKS = (

@@ -147,7 +147,7 @@ def _request(
 
 
 def _listed(configuration: Configuration, settings: Any) -> list[Section]:
-    return [(item.kind, item.name) for item in configuration.policies_of(getattr(settings, "policies", ()))]
+    return [(item.kind, item.name) for item in configuration.policies_of(settings)]
 
 
 def _policy(configuration: Configuration, section: Section) -> dict[str, Any]:

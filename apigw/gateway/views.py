@@ -56,8 +56,7 @@ class ServiceViews:
         for rule in sorted(generation.root.table.rules, key=_place):
             facts: Any = rule.value.route
             one = facts.describe()
-            listed = getattr(facts.settings, "policies", None)
-            if listed is not None and (run := generation.configuration.policies_of(listed)):
+            if hasattr(facts.settings, "policies") and (run := generation.configuration.policies_of(facts.settings)):
                 one["policies"] = [str(item) for item in run]
             described.append(one)
         return described

@@ -4,6 +4,9 @@ Lets in whom any of several ways to authenticate lets in.
     [auth any]
     any = jwt main | api_key partners
 
+    [route orders]
+    auth = jwt main | api_key partners      # the same without a section, behind cors and before all other policies
+
 They are tried in this order until one succeeds. If none does, the client gets a plain 401 with every challenge; the
 access log has each one's reason.
 
@@ -14,9 +17,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from apigw.config.references import parse_policy
-from apigw.config.text import Text, Wrong
-from apigw.config.values import Form, one_line
+from apigw.config.references import PolicyReference, parse_alternatives
+from apigw.config.values import Form
 from apigw.exchange.errors import ClientFault, GatewayError
 from apigw.exchange.request import Request
 from apigw.exchange.response import Response
@@ -25,28 +27,13 @@ from apigw.policies.policy import Environment, Policy, PolicySettings
 from apigw.policies.tokens import Refused
 
 
-def parse_alternatives(text: Text) -> tuple[tuple[str, str], ...]:
-    """``jwt main | api_key partners`` to kinds and names; a bare kind has an empty name."""
-    found = []
-    start = 0
-    for piece in one_line(text).split("|"):
-        item = parse_policy(text.part(start, start + len(piece)))
-        start += len(piece) + 1
-        if item.removed:
-            raise Wrong("an alternative can't be taken out here")
-        if item.kind == "auth":
-            raise Wrong("an alternative can't be another `auth`; write its alternatives here")
-        found.append((item.kind, item.name))
-    return tuple(found)
-
-
-def show_alternatives(alternatives: tuple[tuple[str, str], ...]) -> str:
+def show_alternatives(alternatives: tuple[PolicyReference, ...]) -> str:
     """As they are written."""
-    return " | ".join(" ".join(filter(None, each)) for each in alternatives)
+    return " | ".join(map(str, alternatives))
 
 
 Alternatives = Annotated[
-    tuple[tuple[str, str], ...],
+    tuple[PolicyReference, ...],
     Form("policies", "policies such as `jwt main | api_key partners`", parse_alternatives, show_alternatives),
 ]
 
@@ -67,14 +54,13 @@ class Auth(Policy[Settings]):
         super().__init__(settings, environment)
         self._alternatives: list[Any] = []
         headers: frozenset[bytes] = frozenset()
-        for kind, name in settings.any:
-            label = f"{kind} {name}".strip()
+        for each in settings.any:
             try:
-                policy = environment.policy(kind, name)
+                policy = environment.policy(each.kind, each.name)
             except LookupError:
-                raise ValueError(f"any: there is no `{label}`") from None
+                raise ValueError(f"any: there is no `{each}`") from None
             if not getattr(policy, "authenticates", False) or not hasattr(policy, "on_request"):
-                raise ValueError(f"any: `{label}` does not authenticate")
+                raise ValueError(f"any: `{each}` does not authenticate")
             headers |= getattr(policy, "identity_headers", frozenset())
             self._alternatives.append(policy)
         self.identity_headers = headers

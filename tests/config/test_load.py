@@ -120,13 +120,13 @@ class TestWhatIsWell:
 
     def test_policies_follow_the_defaults_less_those_taken_out(self, tmp_path: Path) -> None:
         configuration = loaded(tmp_path, WELL)
-        assert configuration.policies_of(configuration.routes["users"].policies) == (
+        assert configuration.policies_of(configuration.routes["users"]) == (
             PolicyReference("limit", ""),
             PolicyReference("limit", "strict"),
             PolicyReference("jwt", ""),
         )
         assert set(configuration.policies) == {("cors", "shop"), ("limit", ""), ("limit", "strict"), ("jwt", "")}
-        assert configuration.policies_of(()) == (PolicyReference("cors", "shop"), PolicyReference("limit", ""))
+        assert configuration.policies_of(None) == (PolicyReference("cors", "shop"), PolicyReference("limit", ""))
 
     def test_it_says_where_everything_stands(self, tmp_path: Path) -> None:
         configuration = loaded(tmp_path, WELL)
@@ -151,7 +151,7 @@ class TestWhatIsWell:
         configuration = loaded(tmp_path, "[gateway]\n")
         assert configuration.gateway.workers == 1
         assert configuration.admin is None
-        assert configuration.policies_of([]) == ()
+        assert configuration.policies_of(None) == ()
 
     def test_the_same_text_gives_equal_settings(self, tmp_path: Path) -> None:
         assert loaded(tmp_path, WELL).sections == loaded(tmp_path, WELL).sections

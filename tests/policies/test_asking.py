@@ -574,8 +574,25 @@ def test_alternatives_that_can_not_authenticate_are_refused(alternatives: str) -
         either(world, alternatives)
 
 
-def test_alternatives_in_a_routes_list_are_told_where_they_belong(tmp_path: Path) -> None:
+MISTAKES = [
+    ("auth = basic staff | api_kee", ["there is no section [basic staff]", "there is no kind of policy `api_kee`"]),
+    ("auth = rate_limit x", ["`rate_limit x` does not authenticate anybody"]),
+    ("auth = -jwt main", ["`-jwt main` takes a policy out, which `none` does here"]),
+    ("policies = rate_limit x | api_key", ["`rate_limit x` does not authenticate"]),
+    ("auth = auth any | api_key", ["an alternative can't be another `auth`"]),
+]
+
+
+@pytest.mark.parametrize(("option", "whats"), MISTAKES)
+def test_mistakes_in_alternatives_are_told_where_they_stand(tmp_path: Path, option: str, whats: list[str]) -> None:
     file = tmp_path / "gw.ini"
-    file.write_text("[route a]\npath = /\nrespond = 200\npolicies = basic staff | api_key\n")
-    with pytest.raises(ConfigurationError, match=r"any of several is one policy, `auth NAME`"):
+    file.write_text(
+        f"[route a]\npath = /\nrespond = 200\n{option}\n[auth any]\nany = api_key\n[rate_limit x]\nrate = 1/s\n"
+    )
+    with pytest.raises(ConfigurationError) as caught:
         load(str(file))
+    told = [str(problem) for problem in caught.value.problems]
+    for what in whats:
+        assert [line for line in told if line.startswith(f"{file}:4: [route a] {option.partition(' ')[0]}: {what}")], (
+            told
+        )
