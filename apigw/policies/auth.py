@@ -4,8 +4,7 @@ Lets in whom any of several ways to authenticate lets in.
     [auth any]
     any = jwt main | api_key partners
 
-    [route orders]
-    auth = jwt main | api_key partners      # the same without a section, behind cors and before all other policies
+A route can say it without a section, by its option ``auth = jwt main | api_key partners``.
 
 They are tried in this order until one succeeds. If none does, the client gets a plain 401 with every challenge; the
 access log has each one's reason.
