@@ -34,19 +34,18 @@ from apigw.config.addresses import EndpointAddress
 from apigw.config.configuration import Configuration
 from apigw.config.listen import ListenSettings
 from apigw.config.problems import ConfigurationError
-from apigw.exchange.request import Request
 from apigw.exchange.responder import drive
+from apigw.gateway.accounting import Accounting, log_options
 from apigw.gateway.build import Generation, build
 from apigw.gateway.catalogue import load
 from apigw.gateway.environment import Shared
 from apigw.gateway.listening import Listening
-from apigw.gateway.policies import BuiltPolicy, secret_parameters
+from apigw.gateway.policies import BuiltPolicy
 from apigw.gateway.upstream_metrics import measure
 from apigw.gateway.views import AdminListening
 from apigw.net.sockets import CannotListen, Descriptors, use_mode
 from apigw.net.systemd import Systemd
 from apigw.observability import instruments
-from apigw.observability.access_log import AccessLog, open_access_log
 from apigw.observability.log_file import LogFile
 from apigw.observability.logs import LogLines, Repeats
 from apigw.observability.reactor_lag import ReactorLag
@@ -74,20 +73,17 @@ class GatewayService(Service):
         :param messages: where the log for people goes; None leaves that to whoever starts the service.
         :param standard_output: the file that an access log to standard output goes to, in a daemon, which has none.
         """
-        self._standard_output = standard_output
         self._messages = messages
         self._repeats = Repeats(messages) if messages is not None else None
         self.shared = Shared()
-        self.shared.finished = self.finished
+        self.accounting = Accounting(self.shared.metrics, standard_output)
+        self.shared.finished = self.accounting.finished
         self.generation: Generation = build(configuration, self.shared, None)
         self.applied_at = time.time()  # noqa: TID251 - a person reads it
         self.last_error: tuple[float, list[str]] | None = None
         self.listening: dict[str, Listening] = {}
         self._leaving: list[Listening] = []
         self.admin: AdminListening | None = None
-        self._access_log: AccessLog | None = None
-        self._record: Callable[[Request, int, int, float], None] | None = None
-        self._unmatched = self.shared.metrics.route("")
         self._systemd = Systemd()
         self._descriptors = Descriptors()
         self._lag: ReactorLag | None = None
@@ -147,7 +143,7 @@ class GatewayService(Service):
             self.shared,
             root=generation.root,
             proxies=generation.configuration.gateway.trusted_proxies,
-            finished=self.finished,
+            finished=self.accounting.finished,
             leaving=leaving,
         )
 
@@ -162,7 +158,7 @@ class GatewayService(Service):
         if not self.listening and self.admin is None:
             self.privilegedStartService()  # `twist` has no privileged start
         try:
-            self._use_access_log(self._new_access_log(self.configuration))
+            self.accounting.use(self.accounting.opened(self.configuration))
         except OSError as error:
             log.critical("{why}", why=str(error))
             raise CannotStart(str(error)) from error
@@ -245,9 +241,7 @@ class GatewayService(Service):
                 for reason, count in listening.handshake_failures.items()
             ],
         )
-        metrics.gauge(
-            instruments.ACCESS_LOG_LOST, lambda: [((), self._access_log.lost if self._access_log is not None else 0)]
-        )
+        metrics.gauge(instruments.ACCESS_LOG_LOST, lambda: [((), self.accounting.lost)])
 
     def _pool_connections(self) -> list[tuple[tuple[str, ...], float]]:
         return [
@@ -265,8 +259,7 @@ class GatewayService(Service):
         if self._stopped:
             return
         self._every_second = loop.call_later(1.0, self._tick, loop)
-        if self._access_log is not None:
-            self._access_log.flush()
+        self.accounting.flush()
         if self._messages is not None and self._repeats is not None:
             self._repeats.flush(time.time())  # noqa: TID251 - log events carry the time of day
             self._messages.flush()
@@ -276,32 +269,6 @@ class GatewayService(Service):
         self._leaving = [listening for listening in self._leaving if listening.connections]
         if self._systemd.watchdog:
             self._systemd.alive()
-
-    def finished(self, request: Request, status: int, sent: int, now: float) -> None:
-        """An exchange ended: count it and log it. Connections call this."""
-        route = request.route
-        cells = route.cells if route is not None else self._unmatched  # type: ignore[attr-defined]
-        cells.observe(request.method, status, now - request.started)
-        if request.reason:
-            cells.ended_by_gateway(request.reason)
-        if self._record is not None:
-            self._record(request, status, sent, now)
-
-    def _new_access_log(self, configuration: Configuration) -> AccessLog | None:
-        settings = configuration.gateway
-        path = self._standard_output if settings.access_log == "-" else settings.access_log
-        try:
-            return open_access_log(path, settings.access_log_format, redact=secret_parameters(configuration))
-        except OSError as error:
-            where = configuration.origin("gateway", "", "access_log")
-            why = f"{path} can't be opened: {error.strerror}"
-            raise OSError(f"{where}: [gateway] access_log: {why}") from error
-
-    def _use_access_log(self, access_log: AccessLog | None) -> None:
-        if self._access_log is not None:
-            self._access_log.close()
-        self._access_log = access_log
-        self._record = None if access_log is None else access_log.record
 
     # Signals
 
@@ -329,8 +296,7 @@ class GatewayService(Service):
     def _reopen_logs(self) -> None:
         if self._messages is not None:
             self._messages.reopen()
-        if self._access_log is not None:
-            self._access_log.reopen()
+        self.accounting.reopen()
 
     # Reload
 
@@ -385,7 +351,7 @@ class GatewayService(Service):
         free = {each.settings.endpoint: each.socket for each in (*leaving, former_admin) if each is not None}
         opened: dict[str, Listening] = {}
         admin: AdminListening | None = None
-        access_log = self._access_log
+        access_log = self.accounting.access_log
         new: Generation | None = None
         put_back = self.shared.remember()
         try:
@@ -395,8 +361,8 @@ class GatewayService(Service):
                     opened[name] = self._listening(name, settings, new, free)
             if configuration.admin is not None and not _stays(self.admin, configuration.admin):
                 admin = AdminListening(configuration.admin, self, free)
-            if _access_log_of(configuration) != _access_log_of(old.configuration):
-                access_log = self._new_access_log(configuration)
+            if log_options(configuration) != log_options(old.configuration):
+                access_log = self.accounting.opened(configuration)
             for name, upstream in new.upstreams.items():
                 if old.upstreams.get(name) is not upstream:
                     upstream.start(old.upstreams.get(name))
@@ -412,7 +378,7 @@ class GatewayService(Service):
                 listening.abort(shared=listening.settings.endpoint in free)
             if admin is not None:
                 admin.close(shared=admin.settings.endpoint in free)
-            if access_log is not None and access_log is not self._access_log:
+            if access_log is not None and access_log is not self.accounting.access_log:
                 access_log.close()
             put_back()
             if new is not None:
@@ -435,8 +401,8 @@ class GatewayService(Service):
         elif self.admin is not None and configuration.admin is not None:
             self.admin.settings = configuration.admin
         self._use_modes()
-        if access_log is not self._access_log:
-            self._use_access_log(access_log)
+        if access_log is not self.accounting.access_log:
+            self.accounting.use(access_log)
         self.applied_at = time.time()  # noqa: TID251 - a person reads it
         self.last_error = None
         self._forget_series(new)
@@ -549,8 +515,7 @@ class GatewayService(Service):
             self.generation.revocations.stop()
         await asyncio.sleep(0)  # connections that were cut say so in the loop's next turn
         self.shared.stop()
-        if self._access_log is not None:
-            self._access_log.close()
+        self.accounting.use(None)
         self._ended()
 
     def _ended(self) -> None:
@@ -570,11 +535,6 @@ async def _stop(reference: tuple[str, str], policy: BuiltPolicy) -> None:
 def _stays(listening: Listening | AdminListening | None, settings: Any) -> bool:
     """Whether what listens can go on with these settings."""
     return listening is not None and settings is not None and listening.may_become(settings)
-
-
-def _access_log_of(configuration: Configuration) -> tuple[object, ...]:
-    settings = configuration.gateway
-    return settings.access_log, settings.access_log_format, secret_parameters(configuration)
 
 
 def _say(error: BaseException) -> None:

@@ -133,10 +133,12 @@ class Metrics:
     All cells of one process. There is one, made at start; it outlives every reload.
 
     :param bounds: upper bounds of the buckets of request durations, in seconds, ascending.
+    :ivar settle: called before the numbers are read: whoever counts in batches counts what is left.
     """
 
     def __init__(self, bounds: tuple[float, ...] = BUCKETS) -> None:
         self._bounds = bounds
+        self.settle: Callable[[], None] = lambda: None
         self._routes: dict[str, RouteCells] = {}
         self._targets: dict[tuple[str, str], TargetCells] = {}
         # By name: to hash an instrument would hash its whole text.
@@ -204,6 +206,7 @@ class Metrics:
 
     def snapshot(self) -> Snapshot:
         """All numbers of this moment as plain data (JSON-able)."""
+        self.settle()
         families = [*self._of_routes(), self._of_targets()]
         known = self._instruments
         for name, cells in self._counters.items():

@@ -125,8 +125,7 @@ class Gateway:
 
     def logged(self) -> list[dict[str, Any]]:
         """The lines of the access log so far."""
-        if self.service._access_log is not None:
-            self.service._access_log.flush()
+        self.service.accounting.flush()
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
 

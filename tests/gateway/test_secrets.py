@@ -313,7 +313,7 @@ async def test_no_secret_shows_in_any_output(
         assert answer.status == 200
         found += shown(page, answer.raw.decode("latin-1"))
     assert b"secert" in (await running.admin("/config/status")).body
-    running.service._access_log.flush()
+    running.service.accounting.flush()
     assert len(running.log.read_text().splitlines()) >= len(EXCHANGES)
     found += shown("the access log", running.log.read_text())
     assert messages.read_text().count("Traceback") >= 3
