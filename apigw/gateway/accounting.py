@@ -18,8 +18,8 @@ from apigw.gateway.policies import secret_parameters
 from apigw.observability.access_log import AccessLog, open_access_log
 from apigw.observability.metrics import Metrics
 
-BATCH = 32
-"""Exchanges that are settled in one go: about 0.1 ms of work."""
+BATCH = 64
+"""Exchanges that are settled in one go: about 0.2 ms of work."""
 
 
 class Accounting:

@@ -78,7 +78,6 @@ class UpstreamConnection(asyncio.Protocol):
         "_buffer",
         "_chunked_in",
         "_exchange",
-        "_headed",
         "_keep",
         "_left_in",
         "_paused",
@@ -97,7 +96,6 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
         self._buffer = b""
-        self._headed = False  # the final response's head has arrived
         self._touched = False  # a byte of an answer has arrived
         self._body: Body | None = None
         self._left_in = -1
@@ -204,9 +202,9 @@ class UpstreamConnection(asyncio.Protocol):
         :param upload: content follows, by ``send`` and ``finish_upload``.
         """
         self._exchange = exchange
-        self._headed = self._touched = False
-        self._keep = True
-        self._sending = upload
+        self._touched = False
+        if upload:
+            self._sending = True
         self.uses += 1
         self._activity = now
         pool = self._pool
@@ -243,7 +241,6 @@ class UpstreamConnection(asyncio.Protocol):
     def _answer(self, head: ResponseHead, rest: bytes) -> None:
         exchange = self._exchange
         assert exchange is not None
-        self._headed = True
         now = self._activity = self._pool.wheel.clock()  # not before: the time is for the whole head
         if head.close:
             self._keep = False

@@ -260,13 +260,12 @@ class Exchange:
         attempt = self._attempt
         assert attempt is not None
         request.upstream_time = now - request.upstream_started
-        whole = type(body) is bytes
-        if whole:
+        upload = self._upload
+        if type(body) is bytes:
             self._connection = None
-            if self._upload is not None:
-                self._upload.connection = None
-        elif self._connection is None:  # a stream that has ended already
-            whole = True
+            if upload is not None:
+                upload.connection = None
+        whole = self._connection is None  # a stream may have ended already, too
         attempt.answered(status, now, _retry_after(head) if status >= 500 or status == 429 else None, whole)
         attempt.target.cells.statuses[status] += 1
         retries = self._cluster.retries
@@ -283,8 +282,8 @@ class Exchange:
             if type(body) is not bytes:
                 body.cancel()  # type: ignore[union-attr]
             return
-        if self._upload is not None and not self._upload.ended and self._connection is None:
-            self._upload.stop()
+        if upload is not None and whole and not upload.ended:
+            upload.stop()
         response = Response.__new__(Response)
         response.status = status
         response.body = body
