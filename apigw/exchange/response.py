@@ -29,6 +29,23 @@ class Origin(Protocol):
     def block(self) -> bytes: ...
 
 
+class Amended:
+    """
+    A service's head with further fields, ready to be sent.
+
+    :param added: their lines.
+    """
+
+    __slots__ = ("block", "content_length", "lines", "status")
+
+    def __init__(self, origin: Origin, added: bytes) -> None:
+        self.status = origin.status
+        self.content_length = origin.content_length
+        self.lines = origin.lines + added
+        framing = b"Content-Length: %d\r\n" % max(origin.content_length, 0)  # with which a block ends
+        self.block = origin.block[: -len(framing)] + added + framing
+
+
 class Response:
     """
     One response.

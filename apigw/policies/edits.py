@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.request import Request
-from apigw.exchange.response import Response
+from apigw.exchange.response import Amended, Origin, Response
 from apigw.http.fields import FOLD, folded, serialise
 
 
@@ -75,18 +75,20 @@ class FieldEdit:
 class FieldAddition:
     """
     Fields to append to responses. Services' heads repeat, and equal ones are shared: the last result is remembered, and
-    then it costs two assignments.
+    then it costs a few assignments, and what is ready to be sent stays ready.
 
     :ivar source: the fields that it was last applied to, if they were ready to be sent.
     """
 
-    __slots__ = ("_headers", "_lines", "pairs", "source")
+    __slots__ = ("_amended", "_headers", "_lines", "_origin", "pairs", "source")
 
     def __init__(self, *pairs: Pair) -> None:
         self.pairs = pairs
         self.source: Headers | None = None
         self._headers = Headers()
         self._lines = serialise(pairs)
+        self._origin: Origin | None = None
+        self._amended: Amended | None = None
 
     def apply(self, response: Response) -> None:
         headers = response.headers
@@ -100,4 +102,13 @@ class FieldAddition:
             self._headers = Headers(headers.pairs)
             self._headers.pairs += self.pairs
         response.headers = self._headers
-        response.lines = lines + self._lines
+        origin = response.origin
+        if origin is None or lines is not origin.lines:
+            response.lines = lines + self._lines
+            return
+        amended = self._amended
+        if amended is None or origin is not self._origin:
+            self._origin = origin
+            amended = self._amended = Amended(origin, self._lines)
+        response.origin = amended
+        response.lines = amended.lines

@@ -18,6 +18,7 @@ from apigw.exchange.request import Request
 from apigw.exchange.responder import Done, respond_by
 from apigw.exchange.response import Response
 from apigw.net.tls_transport import TLSBroken
+from apigw.policies.edits import FieldAddition
 from apigw.upstream.cluster import Cluster
 from apigw.upstream.forward import Forward
 from tests.wire.memory import Path, Wire
@@ -862,3 +863,23 @@ def test_trailers_do_not_bring_back_what_a_policy_took_out_of_the_header() -> No
     received = path.origin.take()
     assert b"X-User-Id" not in received
     assert received.endswith(b"\r\n\r\n2\r\nhi\r\n0\r\n\r\n")
+
+
+def test_fields_that_are_added_to_a_services_answer_stand_before_its_framing_each_time() -> None:
+    additions = [FieldAddition((b"X-A", b"1")), FieldAddition((b"X-B", b"2"), (b"X-C", b"3"))]
+
+    def respond(request: Request, done: Done) -> None:
+        def outward(response: Response) -> None:
+            for addition in additions:
+                addition.apply(response)
+            done(response)
+
+        path.forward(request, outward)
+
+    path = Path(responder=respond)
+    for name in (b"y", b"y", b"z"):
+        path.client.send(get())
+        path.origin.send(b"HTTP/1.1 200 OK\r\nDate: x\r\nX-N: %b\r\nContent-Length: 2\r\n\r\nok" % name)
+        assert path.client.take() == (
+            b"HTTP/1.1 200 OK\r\nDate: x\r\nX-N: %b\r\nX-A: 1\r\nX-B: 2\r\nX-C: 3\r\nContent-Length: 2\r\n\r\nok" % name
+        )
