@@ -11,7 +11,8 @@ from functools import lru_cache
 
 from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.request import Request
-from apigw.exchange.response import Amended, Origin, Response
+from apigw.exchange.responder import Done
+from apigw.exchange.response import Amended, Response
 from apigw.http.fields import FOLD, folded, serialise
 
 
@@ -80,14 +81,15 @@ class FieldAddition:
     :ivar source: the fields that it was last applied to, if they were ready to be sent.
     """
 
-    __slots__ = ("_amended", "_headers", "_lines", "_origin", "pairs", "source")
+    __slots__ = ("_amended", "_from", "_headers", "_lines", "_to", "pairs", "source")
 
     def __init__(self, *pairs: Pair) -> None:
         self.pairs = pairs
         self.source: Headers | None = None
         self._headers = Headers()
         self._lines = serialise(pairs)
-        self._origin: Origin | None = None
+        self._from = b"?"  # the lines of the head that it was last applied to: they are its own
+        self._to = b""
         self._amended: Amended | None = None
 
     def apply(self, response: Response) -> None:
@@ -106,9 +108,21 @@ class FieldAddition:
         if origin is None or lines is not origin.lines:
             response.lines = lines + self._lines
             return
-        amended = self._amended
-        if amended is None or origin is not self._origin:
-            self._origin = origin
-            amended = self._amended = Amended(origin, self._lines)
-        response.origin = amended
-        response.lines = amended.lines
+        if lines is not self._from:
+            self._from = lines
+            self._amended = Amended(origin, self._lines)
+            self._to = self._amended.lines
+        response.origin = self._amended
+        response.lines = self._to
+
+
+def applied(addition: FieldAddition, done: Done, response: Response) -> None:
+    """``done`` with the addition before it, as ``partial(applied, addition, done)``."""
+    if response.lines is addition._from and response.headers is addition.source:
+        # As `apply` does it for the head that it was applied to last, without the call.
+        response.headers = addition._headers
+        response.origin = addition._amended
+        response.lines = addition._to
+    else:
+        addition.apply(response)
+    done(response)

@@ -17,7 +17,8 @@ Not here: the counting (``apigw.stores.limits``), by what (``limit_keys``), how 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from math import ceil
 from typing import Annotated
 
@@ -32,7 +33,7 @@ from apigw.exchange.request import Request
 from apigw.exchange.responder import Done, Responder, drive, failed
 from apigw.exchange.response import Response
 from apigw.http.fields import is_token
-from apigw.policies.edits import FieldAddition
+from apigw.policies.edits import FieldAddition, applied
 from apigw.policies.limit_keys import By, Key, Missing, key_reader, needs_identity
 from apigw.policies.policy import Environment, Policy, PolicySettings
 
@@ -217,15 +218,31 @@ class RateLimit(Policy[Settings]):
                 return
             window = windows[index]
             owed = ceil(debt / window.interval - ROUNDING)
-            addition = window.known.get(owed) or window.fields(owed)
+            inner(request, partial(applied, window.known.get(owed) or window.fields(owed), done))
 
-            def outward(response: Response) -> None:
-                addition.apply(response)
-                done(response)
+        take_one: Callable[[object], float] | None = getattr(self._limiter, "take_one", None)
+        if take_one is None or cost_field or in_shadow:
+            return respond
+        known, interval = windows[0].known, windows[0].interval
 
-            inner(request, outward)
+        def one(request: Request, done: Done) -> None:
+            """``respond`` for one window and a cost of 1, which is most limits."""
+            try:
+                key = key_of(request)
+            except ClientFault as fault:
+                done(problem(request, fault))
+                return
+            if key is None:
+                inner(request, done)
+                return
+            debt = take_one(key)
+            if debt < 0.0:
+                done(self._refusal(request, 0, 1, -debt))
+                return
+            owed = ceil(debt / interval - ROUNDING)
+            inner(request, partial(applied, known.get(owed) or windows[0].fields(owed), done))
 
-        return respond
+        return one
 
     def _cost_of(self, request: Request) -> int:
         value = request.headers.get(self._cost)

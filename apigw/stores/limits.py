@@ -59,6 +59,7 @@ class MemoryLimiter:
     """
     One limit, of one or several windows, for any number of keys.
 
+    :ivar take_one: ``take(key)`` with only the seconds of its result, where there is one window; else None.
     :ivar forgotten: keys that were forgotten too early because there were more than ``max_keys``.
     """
 
@@ -83,6 +84,7 @@ class MemoryLimiter:
         self._pack, self._unpack = packing.pack, packing.unpack
         self._full = (0.0,) * len(windows)
         self._several = len(windows) > 1
+        self.take_one: Callable[[object], float] | None = None if self._several else self._take_one
         if self._several:
             self.take = self._take_from_several  # type: ignore[method-assign]
 
@@ -114,6 +116,22 @@ class MemoryLimiter:
             shard = self._with_room(at, now)
         shard[key] = now + debt
         return 0, debt
+
+    def _take_one(self, key: object) -> float:
+        now = self._clock()
+        at = hash(key) & 255
+        shard = self._shards[at]
+        full = shard.get(key)
+        debt = self._interval
+        if full is None:
+            shard = self._with_room(at, now)
+        elif full > now:
+            debt += full - now
+            if debt > self._depth:
+                refused: float = self._depth - debt
+                return refused
+        shard[key] = now + debt
+        return debt
 
     def _take_from_several(self, key: object, cost: int = 1) -> tuple[int, float]:
         now = self._clock()

@@ -247,6 +247,17 @@ def test_never_more_than_rate_times_time_and_burst_in_any_window(limit: int, bur
             assert last - first + 1 <= (times[last] - times[first]) * limit + burst + 1e-6
 
 
+@given(steps=st.lists(st.tuples(st.floats(0, 0.1), st.sampled_from("abc")), max_size=200), burst=st.integers(1, 5))
+def test_one_window_is_decided_the_same_without_the_windows_number(steps: list[tuple[float, str]], burst: int) -> None:
+    world = World()
+    limiter, other = (MemoryLimiter(world.clock, world.later, [(20, 1.0, burst)]) for _ in range(2))
+    assert other.take_one is not None
+    for step, key in steps:
+        world.advance(step)
+        assert (0, other.take_one(key)) == limiter.take(key)
+    assert MemoryLimiter(world.clock, world.later, [(20, 1.0, 1), (9, 60.0, 9)]).take_one is None
+
+
 def test_all_of_the_rate_is_given_to_who_asks_for_more() -> None:
     world = World()
     limiter = MemoryLimiter(world.clock, world.later, [(1000, 1.0, 10)])
