@@ -127,6 +127,7 @@ async def test_each_request_goes_through_its_routes_policies(tmp_path: Path) -> 
         _, answers = await sent(gateway, [{"path": "/api/orders"}, {"path": "/api/users"}])
         assert [answer["status"] for answer in answers] == [403, 200]
         assert answers[0]["body"]["reason"] == "address_refused"
+        gateway.service.accounting.settle()
         route = gateway.service.shared.metrics.route
         assert route("orders").reasons == {"address_refused": 1}
         assert route("users").statuses[b"GET", 200] == 1
@@ -246,6 +247,7 @@ async def test_when_the_client_leaves_each_request_in_flight_is_logged_as_such(t
         await (await origin.connection(0)).until_closed()
         lines = gateway.logged()
         assert sorted((line["route"], line["status"]) for line in lines) == [("all", 499), ("users", 499)]
+        gateway.service.accounting.settle()
         assert gateway.service.shared.metrics.route("users").reasons == {"client_gone": 1}
     await origin.stop()
 
