@@ -15,7 +15,7 @@ from random import Random
 
 from apigw.exchange.request import Request
 from apigw.upstream.balancing.balancer import Balancer
-from apigw.upstream.balancing.spread import SILVER, Spread
+from apigw.upstream.balancing.spread import Pairs
 from apigw.upstream.target import LATENCY_MEMORY, Target
 
 UNKNOWN_LATENCY = 1.0
@@ -35,18 +35,11 @@ class PeakEWMA(Balancer):
 
     def __init__(self, rng: Random) -> None:
         super().__init__()
-        self._firsts = Spread(rng)
-        self._seconds = Spread(rng, SILVER)
-        self._neighbours: dict[Target, Target] = {}
+        self._pairs = Pairs(rng)
 
     def use(self, targets: list[Target], now: float) -> None:
-        self._firsts.use(targets)
-        self._seconds.use(targets)
-        self._neighbours = dict(zip(targets, [*targets[1:], targets[0]], strict=True))
+        self._pairs.use(targets)
 
     def choose(self, request: Request, now: float) -> Target:
-        first = self._firsts.draw()
-        second = self._seconds.draw()
-        if second is first:
-            second = self._neighbours[first]
+        first, second = self._pairs.draw()
         return second if cost(second, now) < cost(first, now) else first
