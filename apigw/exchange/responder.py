@@ -221,7 +221,7 @@ def _with_response_phase(on_response: Callable[[Request, Response], Any], inner:
                 response.discard()
                 done(answer)
 
-            _wait(request, changed, done, refused)
+            wait_for(request, changed, done, refused)
 
         inner(request, outward)
 
@@ -244,12 +244,18 @@ def _with_request_phase(
         elif type(early) is Response:
             done(early)
         else:
-            _wait(request, early, lambda response: inner(request, done) if response is None else done(response), done)
+            wait_for(
+                request, early, lambda response: inner(request, done) if response is None else done(response), done
+            )
 
     return respond
 
 
-def _wait(request: Request, awaited: Awaitable[T], finished: Callable[[T], None], done: Done) -> None:
+def wait_for(request: Request, awaited: Awaitable[T], finished: Callable[[T], None], done: Done) -> None:
+    """
+    Go on with ``finished(result)`` once there is a result. An error becomes the answer, and who leaves cancels it.
+    """
+
     async def result() -> T:
         return await awaited
 

@@ -30,7 +30,7 @@ from apigw.exchange.errors import ClientFault
 from apigw.exchange.headers import Pair
 from apigw.exchange.problem import problem
 from apigw.exchange.request import Request
-from apigw.exchange.responder import Done, Responder, drive, failed
+from apigw.exchange.responder import Done, Responder, wait_for
 from apigw.exchange.response import Response
 from apigw.http.fields import is_token
 from apigw.policies.edits import FieldAddition, applied
@@ -196,17 +196,8 @@ class RateLimit(Policy[Settings]):
             if type(taken) is tuple:
                 decided(request, done, cost, taken)
             else:
-                wait(request, done, cost, taken)  # type: ignore[arg-type]  # mypy narrows by isinstance only
-
-        def wait(request: Request, done: Done, cost: int, taken: Awaitable[tuple[int, float]]) -> None:
-            async def result() -> tuple[int, float]:
-                return await taken
-
-            cancel = drive(
-                result(), lambda late: decided(request, done, cost, late), lambda error: done(failed(request, error))
-            )
-            if cancel is not None:
-                request.on_cancel(cancel)
+                late: Awaitable[tuple[int, float]] = taken  # type: ignore[assignment]  # mypy narrows by isinstance only
+                wait_for(request, late, lambda result: decided(request, done, cost, result), done)
 
         def decided(request: Request, done: Done, cost: int, taken: tuple[int, float]) -> None:
             index, debt = taken
