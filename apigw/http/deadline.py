@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import re
 
-FIELD = b"x-request-timeout"
-
 _VALUE = re.compile(rb"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)?")
 _SECONDS = {None: 1.0, b"ms": 0.001, b"s": 1.0, b"m": 60.0, b"h": 3600.0}
 

@@ -60,7 +60,6 @@ class RequestHead:
         "chunked",
         "close",
         "content_length",
-        "count",
         "expect_continue",
         "forwarding",
         "headers",
@@ -78,7 +77,6 @@ class RequestHead:
             raise ClientFault(str(error), reason="malformed_head") from None
         if underscores != "keep" and b"_" in block:
             fields = _without_underscores(fields, underscores)
-        self.count = len(fields)
         self.host: bytes | None = None
         self.content_length = -1
         self.chunked = self.close = self.keep_alive = self.expect_continue = False
@@ -159,7 +157,6 @@ class ResponseHead:
         "lines",
         "phrase",
         "status",
-        "upgrade",
         "version",
     )
 
@@ -180,7 +177,6 @@ class ResponseHead:
             raise _upstream_protocol(str(error)) from None
         self.content_length = -1
         self.chunked = self.close = self.keep_alive = self.dated = self.addressed = False
-        self.upgrade: bytes | None = None
         pairs: list[Pair] = []
         named: set[bytes] = set()
         for name, value, lower in fields:
@@ -192,8 +188,6 @@ class ResponseHead:
                 self.chunked = True
             elif lower == b"connection":
                 named.update(list_members(value))
-            elif lower == b"upgrade":
-                self.upgrade = value
             elif lower not in HOP_BY_HOP or lower == b"proxy-authenticate":
                 pairs.append((name, value))
                 if lower == b"date":

@@ -81,7 +81,6 @@ class Target:
         "consecutive_5xx",
         "consecutive_gateway_failures",
         "consecutive_local_failures",
-        "created_at",
         "draining",
         "ejected_until",
         "ejections",
@@ -133,7 +132,6 @@ class Target:
         self.index = Target._next_index
         Target._next_index += 1
 
-        self.created_at = now
         self.warm_since = -inf
         self.active = 0
         self.requests = 0
