@@ -1,6 +1,7 @@
 # make run     the three demo services and the gateway on conf/gw.ini; Ctrl-C ends them
 # make test    all checks: lint, types, floors, trial, pytest; what continuous integration runs
 # make bench   measured against nginx and others: CASE=small SECONDS=3 for a quick look
+#              AGAINST=COMMIT: another commit beside this one, in one run (nothing is written)
 #              (make passes on what is set on its command line in the environment)
 # make env     only the virtual environment in .venv
 #

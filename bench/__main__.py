@@ -1,4 +1,7 @@
-"""``python -m bench``: CASE, SECONDS and ROUNDS in the environment (from ``make bench``) say what and how long."""
+"""
+``python -m bench``: CASE, SECONDS and ROUNDS in the environment (from ``make bench``) say what and how long; AGAINST
+names a commit to compare with.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from bench import peers, report
+from bench import against, peers, report
 from bench.cases import CASES, Case
 from bench.gateways import Place, Setup
 from bench.measures import Bench, Running
@@ -128,8 +131,12 @@ def _fetched(port: int, target: str, headers: Mapping[str, str], *, tls: bool) -
         connection.close()
 
 
-def measured(case: Case, seconds: float, rounds: int) -> bool:
-    """Measure a case, and write its result and the page. False if apigw itself could not be measured."""
+def measured(case: Case, seconds: float, rounds: int, commit: str = "") -> bool:
+    """
+    Measure a case; print its result, and write it and the page unless a ``commit`` is compared.
+
+    :returns: False if apigw itself could not be measured.
+    """
     rounds = case.rounds or rounds
     print(f"{case.name}: {case.title}")
     failed: dict[str, str] = {}
@@ -148,8 +155,11 @@ def measured(case: Case, seconds: float, rounds: int) -> bool:
     if not rows:
         raise SystemExit(f"{case.name}: nothing could be measured")
     outcome = report.result(case, rows, failed, seconds=seconds, rounds=rounds)
-    report.save(outcome)
     print(report.table(outcome))
+    if commit:
+        print(f"  {against.compared(rows, commit)}")
+    else:
+        report.save(outcome)
     return "apigw" not in failed
 
 
@@ -163,7 +173,7 @@ def raise_descriptor_limit() -> None:
 
 
 def main() -> None:
-    """Measure what CASE says (all without it), SECONDS each, ROUNDS times."""
+    """Measure what CASE says (all without it), SECONDS each, ROUNDS times; beside AGAINST, if that names a commit."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell started us with it ignored
     cases = chosen(os.environ.get("CASE", ""))
@@ -172,12 +182,18 @@ def main() -> None:
     peers.install(progress)
     os.sched_setaffinity(0, {LOAD_CORE})
     complete = True
-    for case in cases:
-        try:
-            complete &= measured(case, seconds, rounds)
-        except RuntimeError as error:
-            raise SystemExit(f"{case.name}: {error}") from None
-    print(f"written: {report.PAGE.relative_to(report.ROOT)} and bench/results/")
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        commit = os.environ.get("AGAINST", "")
+        if commit:
+            commit = against.checked_out(commit, Path(folder))
+            cases = [against.beside(case, commit, Path(folder)) for case in cases]
+        for case in cases:
+            try:
+                complete &= measured(case, seconds, rounds, commit)
+            except RuntimeError as error:
+                raise SystemExit(f"{case.name}: {error}") from None
+    if not commit:
+        print(f"written: {report.PAGE.relative_to(report.ROOT)} and bench/results/")
     if not complete:
         raise SystemExit("apigw could not be measured in every case")
 

@@ -127,6 +127,18 @@ CASES = {
     for case in (
         Case("small", "plain proxy, small body", throughput(Wanted()), goal=0.55),
         Case("headers12", "plain proxy, 12 request headers", throughput(Wanted(headers=BROWSER)), goal=0.55),
+        Case(
+            "uniq",
+            "every request has another path, query and traceparent",
+            throughput(Wanted("/items/", unique=True)),
+            check=Wanted("/items/1"),
+        ),
+        Case(
+            "uniqboth",
+            "the same, and every response has another X-Request-Id and ETag",
+            throughput(Wanted("/fields/items/", unique=True)),
+            check=Wanted("/fields/items/1"),
+        ),
         Case("body64k", "plain proxy, 64 KiB body", throughput(Wanted("/body64k")), goal=0.9, check=Wanted("/body64k")),
         Case(
             "upload1m",

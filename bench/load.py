@@ -28,6 +28,15 @@ function request()
 end
 """
 
+_UNIQUE = """
+local number, base = os.time() % 1000000 * 1000000, wrk.path
+function request()
+  number = number + 1
+  wrk.headers["traceparent"] = string.format("00-%016x%016x-%016x-01", number * 1009, number, number)
+  return wrk.format(nil, base .. number .. "?page=" .. number)
+end
+"""
+
 Fields = tuple[tuple[str, str], ...]
 
 
@@ -57,6 +66,8 @@ class Wanted:
 
     :ivar fields: makes header fields that are not known before it is measured.
     :ivar rotating: makes fields of which each request has the next one; only ``wrk`` sends them.
+    :ivar unique: each request has another path (``path`` with a number behind it), query and ``traceparent``; only
+        ``wrk`` sends them.
     :ivar body: its size in bytes.
     """
 
@@ -65,6 +76,7 @@ class Wanted:
     headers: tuple[tuple[str, str], ...] = ()
     fields: Callable[[], Fields] | None = None
     rotating: Callable[[], Fields] | None = None
+    unique: bool = False
     body: int = 0
 
     @property
@@ -90,6 +102,8 @@ def wrk(url: str, wanted: Wanted, *, connections: int, seconds: float, core: int
         values = folder / "wrk.values"
         values.write_text("".join(f"{value}\n" for _, value in rotating))
         lua.append(_ROTATING % (json.dumps(str(values)), json.dumps(rotating[0][0])))
+    if wanted.unique:
+        lua.append(_UNIQUE)
     script.write_text("\n".join(lua) + _REPORT)
     whole = max(1, round(seconds))  # wrk knows whole seconds only
     command = [

@@ -39,6 +39,10 @@ http {{
         listen 127.0.0.1:{place.port} backlog=16384;
         default_type application/json;
         location / {{ return 200 '{SMALL}'; }}
+        location /fields/ {{
+            add_header X-Request-Id $request_id; add_header ETag '"$request_id"';
+            return 200 '{SMALL}';
+        }}
         location = /body64k {{ root {place.folder}; default_type application/octet-stream; }}
         # `return` would answer before the body has come. A proxy_pass without the body reads all of it first.
         location = /upload {{

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import report
+from bench import against, report
 from bench.__main__ import chosen
 from bench.cases import CASES, featured
 from bench.gateways import PEERS, Place, apigw
@@ -75,6 +75,30 @@ def test_a_feature_is_compared_with_the_plain_proxy(tmp_path: Path) -> None:
     place = Place(tmp_path, 21001, 21002, 21003)
     assert case.gateways["apigw"](place).files == {"gw.ini": "[listen x]\nendpoint = tcp:21001\n"}
     assert "http://127.0.0.1:21002" in apigw()(place).files["gw.ini"]
+
+
+def test_another_commit_runs_its_own_code_between_the_base_and_this_commit(tmp_path: Path) -> None:
+    case = against.beside(CASES["small"], "abc1234", tmp_path / "tree")
+    assert list(case.gateways) == ["nginx", "abc1234", "apigw"]
+    place = Place(tmp_path, 21001, 21002, 21003)
+    this, other = case.gateways["apigw"](place), case.gateways["abc1234"](place)
+    assert other.env["PYTHONPATH"] == str(tmp_path / "tree") != this.env["PYTHONPATH"]
+    assert (other.command, other.files) == (this.command, this.files)
+
+
+def test_commits_are_compared_by_the_cpu_time_of_a_request_within_each_round() -> None:
+    rows = [
+        Row(name, number, {"req/s": 1.0, "CPU us/req": cpu})
+        for number, pair in enumerate(((40.0, 50.0), (60.0, 50.0), (44.0, 40.0)))
+        for name, cpu in zip(("apigw", "abc1234"), pair, strict=True)
+    ]
+    assert against.compared(rows, "abc1234") == "CPU us/req: 44.00, at abc1234 50.00: 1.100 x"
+    assert against.compared(rows[::2], "abc1234") == "not compared: abc1234 was not measured"
+
+
+def test_an_unknown_commit_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="AGAINST=--help: "):
+        against.checked_out("--help", tmp_path)
 
 
 def test_a_process_is_watched_and_ended_with_what_it_forked(tmp_path: Path) -> None:
