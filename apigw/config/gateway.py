@@ -13,7 +13,18 @@ from apigw.config.addresses import Endpoint, Networks
 from apigw.config.model import Settings
 from apigw.config.references import Authentication, PolicyItem
 from apigw.config.text import Text, Wrong
-from apigw.config.values import Duration, Form, Secret, Several, StrList, Word, absolute, one_line, parse_count
+from apigw.config.values import (
+    Duration,
+    Form,
+    PathParameters,
+    Secret,
+    Several,
+    StrList,
+    Word,
+    absolute,
+    one_line,
+    parse_count,
+)
 
 
 def _workers(text: Text) -> int | str:
@@ -81,6 +92,11 @@ class GatewaySettings(Settings):
         (),
         description="Whose X-Forwarded-For, X-Forwarded-Proto, Forwarded and X-Request-Id, and whose PROXY protocol,"
         " are believed.",
+    )
+    path_parameters: PathParameters = Field(
+        "match",
+        description="Paths with parameters (`/shop;lang=en/cart`): `match` finds the route of the path without them and"
+        " sends them on, `refuse` answers 400. `%3B` is no parameter. A route may say otherwise.",
     )
     drain_timeout: Duration = Field(
         30.0, description="How long requests in flight may take when the gateway is stopped; then they are cut off."

@@ -21,6 +21,7 @@ from apigw.config.values import (
     Form,
     Host,
     Method,
+    PathParameters,
     PythonObject,
     Several,
     SizeOrOff,
@@ -224,6 +225,11 @@ class RouteSettings(Settings):
     )
     allow_encoded_slashes: Flag = Field(
         False, description="Take `%2F` in a path, as part of a segment. Otherwise: 400."
+    )
+    path_parameters: PathParameters | None = Field(
+        None,
+        description="Paths with parameters (`;x=1`): `match` takes and sends them on, `refuse` answers 400. Without it:"
+        " as `[gateway] path_parameters`.",
     )
 
     @model_validator(mode="after")

@@ -493,3 +493,4 @@ PythonObject = Annotated[object, Form("package.module:Name", "package.module:Nam
 Secret = pydantic.SecretStr
 """Text that no repr, log or message shows; ``get_secret_value()`` gives it. It is false when empty."""
 Mode = Literal["enforce", "shadow"]
+PathParameters = Literal["match", "refuse"]

@@ -23,6 +23,7 @@ from apigw.gateway.clusters import build_upstream
 from apigw.gateway.environment import Shared
 from apigw.gateway.policies import BuiltPolicy, build_policies
 from apigw.gateway.routes import RouteFacts, mounted, rule, upstream_route
+from apigw.gateway.rules import takes_parameters
 from apigw.gateway.upstreams import Upstreams
 from apigw.observability.health import Health
 from apigw.policies.revocation import Revocations
@@ -96,7 +97,10 @@ def build(configuration: Configuration, shared: Shared, before: Generation | Non
         responders.append(responder)
         facts.append(route)
         listed = configuration.policies_of(settings) if kind != "health" else ()
-        rules.append(rule(settings, route, responder, policies=policies, listed=listed, order=len(rules)))
+        parameters = takes_parameters(settings, configuration)
+        rules.append(
+            rule(settings, route, responder, policies=policies, listed=listed, order=len(rules), parameters=parameters)
+        )
     root = GatewayResource(rules)
     show_tree(responders, root, shared.finished)
     if before is not None:

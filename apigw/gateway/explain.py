@@ -26,7 +26,7 @@ from apigw.exchange.request import Request
 from apigw.exchange.response import Response
 from apigw.gateway.environment import trusted
 from apigw.gateway.routes import redirect_location
-from apigw.gateway.rules import Section, answering, rule_of, target_path
+from apigw.gateway.rules import Section, answering, rule_of, takes_parameters, target_path
 from apigw.http.fields import is_token, serialise
 from apigw.http.forwarded import Forwarding
 from apigw.http.h1_heads import RequestHead
@@ -118,6 +118,7 @@ def _tree(configuration: Configuration) -> GatewayResource:
             lambda request, done: None,
             preflights=any(kind == "cors" for kind, _ in _listed(configuration, settings)),
             encoded_slashes=getattr(settings, "allow_encoded_slashes", False),
+            parameters=takes_parameters(settings, configuration),
         )
         rules.append(rule_of(settings, section, order, resource))
     return GatewayResource(rules)

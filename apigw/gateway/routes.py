@@ -119,6 +119,7 @@ def rule(
     policies: Mapping[tuple[str, str], BuiltPolicy],
     listed: Iterable[PolicyReference],
     order: int,
+    parameters: bool = True,
 ) -> Rule[PrefixResource]:
     """The route's place in the tree, with its onion."""
     layers = [policies[reference.kind, reference.name] for reference in listed]
@@ -135,6 +136,7 @@ def rule(
         answer,
         preflights=any(layer.answers_preflights for layer in layers),
         encoded_slashes=getattr(settings, "allow_encoded_slashes", False),
+        parameters=parameters,
     )
     return rule_of(settings, (route.kind, route.name), order, resource)
 

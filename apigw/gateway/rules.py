@@ -42,6 +42,12 @@ def rule_of(settings: Any, section: Section, order: int, value: V) -> Rule[V]:
     )
 
 
+def takes_parameters(settings: Any, configuration: Configuration) -> bool:
+    """Whether a section that answers requests takes paths with parameters (``;x=1``)."""
+    own = getattr(settings, "path_parameters", None)
+    return (own or configuration.gateway.path_parameters) == "match"
+
+
 def answering(configuration: Configuration) -> list[tuple[Section, Settings]]:
     """The sections that answer requests and are right by themselves, in the order of the files."""
     return [

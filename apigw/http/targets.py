@@ -11,6 +11,10 @@ Decisions, where the RFCs leave a choice or clients ignore them:
 - Refused with 400: everything else outside visible ASCII (raw UTF-8 too), fragments, raw backslashes in paths
   (browsers mean ``/`` by them, services disagree), ``..`` above the root, percent-encoded control characters, and
   ``..;x`` segments (servlet containers drop the parameter and then climb up).
+- Path parameters (``;x=1``) stay in the path that is sent on, but routes match on the path without them
+  (``without_parameters``): Tomcat, Spring and Jetty drop them before they choose what answers. A segment that is
+  nothing but parameters is refused unless it is the last one (``/shop/;jsessionid=1``): those services merge the two
+  slashes around it. ``%3B`` is no delimiter.
 - Runs of slashes are merged, as nginx does: otherwise ``//admin`` would miss the route of ``/admin``, be taken by a
   wider one without its policies, and be served as ``/admin`` by a service that merges.
 
@@ -20,6 +24,7 @@ Not here: finding the Host field (``apigw.http``'s parsers), choosing a route (`
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
 from typing import NamedTuple
@@ -29,13 +34,16 @@ from apigw.exchange.errors import ClientFault
 _UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 # Every other byte becomes an X: comparing the outcome is the fastest check of a whole string.
 _VISIBLE = bytes(code if 0x20 < code < 0x7F and code != 0x23 else 0x58 for code in range(256))
-# RFC 3986 3.3: segments that need no second look. None is empty, begins with a dot, or has a percent-encoding.
-_CLEAN = re.compile(rb"(?:/[A-Za-z0-9_~!$&'()*+,;=:@-][A-Za-z0-9._~!$&'()*+,;=:@-]*+)++/?|/").fullmatch
+# RFC 3986 3.3: segments that need no second look. None is empty, begins with a dot or a semicolon, or has a
+# percent-encoding.
+_CLEAN = re.compile(rb"(?:/[A-Za-z0-9_~!$&'()*+,=:@-][A-Za-z0-9._~!$&'()*+,;=:@-]*+)++/?|/").fullmatch
 
 _PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})?")
 _LENIENT = re.compile(rb'["<>\[\]^`{|}]')
 _SLASHES = re.compile(rb"//+")
 _ENCODED_SLASH = re.compile(rb"%2F|%5C")
+_PARAMETERS = re.compile(rb";[^/]*")
+_PARAMETERS_ALONE = re.compile(rb"/;[^/]*/")
 _ABSOLUTE = re.compile(rb"(https?)://([^/?]*)", re.IGNORECASE)
 _AUTHORITY = re.compile(rb"(?:([A-Za-z0-9._~-]+)|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?")
 _LONGEST_HOST = 262  # a DNS name of 255, a colon and a port
@@ -118,7 +126,11 @@ def _normalised(path: bytes, allow_encoded_slashes: bool) -> bytes:
         if _ENCODED_SLASH.search(path):
             _check_encoded_slashes(path, allow_encoded_slashes)
     path = _SLASHES.sub(b"/", path)
-    return _without_dot_segments(path) if b"/." in path else path
+    if b"/." in path:
+        path = _without_dot_segments(path)
+    if b"/;" in path and _PARAMETERS_ALONE.search(path):
+        raise ClientFault("the path has a segment that is only a parameter", reason="invalid_path")
+    return path
 
 
 def _encoded(character: re.Match[bytes]) -> bytes:
@@ -161,6 +173,25 @@ def _without_dot_segments(path: bytes) -> bytes:
     if segments[-1] in {b".", b".."}:
         kept.append(b"")
     return b"/" + b"/".join(kept)
+
+
+def without_parameters(path: bytes) -> bytes:
+    """The path that routes match on: each segment without its parameters (RFC 3986 3.3), ``/a;x=1/b`` as ``/a/b``."""
+    return _PARAMETERS.sub(b"", path) if b";" in path else path
+
+
+def places_in(path: bytes) -> Sequence[int]:
+    """
+    Where each byte of ``without_parameters(path)``, and its end, is in ``path``.
+
+    A span of the one becomes the span of the other, with the parameters of the segments that end in it.
+    """
+    places: list[int] = []
+    end = 0
+    for parameters in _PARAMETERS.finditer(path):
+        places += range(end, parameters.start())
+        end = parameters.end()
+    return [*places, *range(end, len(path) + 1)]
 
 
 @lru_cache(maxsize=1024)

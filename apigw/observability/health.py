@@ -26,6 +26,7 @@ from apigw.exchange.problem import problem
 from apigw.exchange.request import Request
 from apigw.exchange.responder import Done, drive, failed
 from apigw.exchange.response import Response
+from apigw.http.targets import without_parameters
 
 HEALTHY = "healthy"
 UNHEALTHY = "unhealthy"
@@ -93,7 +94,7 @@ class Health:
             )
             done(problem(request, fault))
             return
-        below = request.path.removeprefix(self._prefix).rstrip(b"/")
+        below = without_parameters(request.path).removeprefix(self._prefix).rstrip(b"/")
         if below == b"":
             # A drain is told at once: the load balancer should hear of it before connections close.
             if self._monotonic() - self._made_at < KEPT and self._ready() is self._was_ready:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterable
 from http.cookies import CookieError, SimpleCookie
 from typing import Annotated, Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl
 
 from pydantic import Field
 
@@ -62,7 +62,7 @@ class OpenAPI(Policy[Settings]):
         self.document = Document(settings.file, settings.base_path)
 
     def on_request(self, request: Request) -> Response | Awaitable[Response | None] | None:
-        found = self.document.find([unquote(segment) for segment in request.path.decode("latin-1").split("/")])
+        found = self.document.find(request.path.decode("latin-1").split("/"))
         if found is None:
             if self.settings.unknown_paths:
                 return None

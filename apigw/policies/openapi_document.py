@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import jsonschema_rs
 
@@ -58,9 +58,11 @@ class Document:
         self.paths.sort(key=lambda each: (each.captures, -each.length))
 
     def find(self, segments: list[str]) -> tuple[PathItem, dict[str, str]] | None:
-        """The path that ``segments`` (percent-decoded) belong to, and what it captures."""
+        """The path that ``segments`` (percent-encoded) belong to, and what it captures, decoded."""
+        whole = [unquote(segment) for segment in segments]
+        names = [unquote(segment.partition(";")[0]) for segment in segments]
         for path in self.paths:
-            captured = path.match(segments)
+            captured = path.match(whole, names)
             if captured is not None:
                 return path, captured
         return None
@@ -183,13 +185,17 @@ class PathItem:
             for segment in template.split("/")
         ]  # fmt: skip
 
-    def match(self, segments: list[str]) -> dict[str, str] | None:
-        """What it captures; None if it is another path."""
+    def match(self, segments: list[str], names: list[str]) -> dict[str, str] | None:
+        """
+        What it captures; None if it is another path.
+
+        :param names: the segments without their parameters (``;x=1``), by which they match as well.
+        """
         if len(segments) != len(self._segments):
             return None
         values: list[str] = []
-        for pattern, segment in zip(self._segments, segments, strict=True):
-            found = pattern.fullmatch(segment)
+        for pattern, segment, name in zip(self._segments, segments, names, strict=True):
+            found = pattern.fullmatch(segment) or pattern.fullmatch(name)
             if found is None:
                 return None
             values += found.groups()

@@ -24,7 +24,7 @@ from enum import IntEnum
 from urllib.parse import quote, unquote_to_bytes
 
 from apigw.exchange.errors import ClientFault
-from apigw.http.targets import normalise_path, valid_host
+from apigw.http.targets import normalise_path, places_in, valid_host, without_parameters
 from apigw.routing.backtracking import refuse_backtracking
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -87,6 +87,7 @@ class PathPattern:
 
     def matches(self, path: bytes) -> bool:
         """Whether a normalised path fits. ``RouteTable.lookup`` finds the same without asking each pattern."""
+        path = without_parameters(path)
         if self.regex is not None:
             return self.regex.fullmatch(path) is not None
         segments = path.split(b"/")[1:]
@@ -100,15 +101,13 @@ class PathPattern:
 
     def capture(self, path: bytes) -> dict[str, str]:
         """
-        What a path that fits has in the places of the names, percent-decoded.
+        What a path that fits has in the places of the names, percent-decoded, with the parameters of its segments.
 
         :raises ClientFault: 400 ``invalid_path`` when that isn't UTF-8.
         """
         try:
             if self.regex is not None:
-                found = self.regex.fullmatch(path)
-                groups = found.groupdict() if found else {}
-                return {name: _decoded(value) for name, value in groups.items() if value is not None}
+                return self._captured_by(self.regex, path)
             segments = path.split(b"/", len(self.segments) + 1)
             captures = {name: _decoded(segments[index + 1]) for index, name in self.names}
             if self.tail:
@@ -116,6 +115,14 @@ class PathPattern:
         except UnicodeDecodeError:
             raise ClientFault("the path is not UTF-8 where it has a value", reason="invalid_path") from None
         return captures
+
+    def _captured_by(self, regex: re.Pattern[bytes], path: bytes) -> dict[str, str]:
+        found = regex.fullmatch(without_parameters(path))
+        if found is None:
+            return {}
+        places = places_in(path) if b";" in path else range(len(path) + 1)
+        spans = {name: found.span(name) for name in regex.groupindex}
+        return {name: _decoded(path[places[start] : places[end]]) for name, (start, end) in spans.items() if start >= 0}
 
 
 def _decoded(value: bytes) -> str:
@@ -130,6 +137,7 @@ def path_pattern(text: str) -> PathPattern:
     path = text[1:] if exact else text
     if not path.startswith("/"):
         raise ValueError(f"{text!r} is not a path pattern: it begins with none of /, =/ and ~")
+    refuse_parameters(path)
     if exact:
         return PathPattern(text, Kind.EXACT, tuple(static_path(path).split(b"/")[1:]))
     parts = path.split("/")[1:]
@@ -165,6 +173,12 @@ def _template(text: str, parts: list[str]) -> PathPattern:
             segments.append(None)
     kind = Kind.PREFIX if tail else Kind.TEMPLATE
     return PathPattern(text, kind, tuple(segments), tuple(names), tail, below=bool(tail))
+
+
+def refuse_parameters(path: str) -> None:
+    """:raises ValueError: configured text of a path has a parameter, so that no path would match it."""
+    if ";" in path:
+        raise ValueError(f"{path!r} can't match: paths match without their parameters (`;` and what follows)")
 
 
 def static_path(path: str) -> bytes:

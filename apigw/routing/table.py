@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 
 from apigw.exchange.headers import Headers
 from apigw.exchange.request import NO_CAPTURES
+from apigw.http.targets import without_parameters
 from apigw.routing.patterns import HostPattern, Kind, PathPattern, bare_host
 from apigw.routing.rule import Asked, Rule
 
@@ -221,13 +222,14 @@ class RouteTable(Generic[V]):
         Find the route of a request.
 
         :param host: valid and lower case, with or without a port.
-        :param path: normalised.
+        :param path: normalised. Its segments match by their names, without parameters.
         :raises ClientFault: 400 when a value in the path is not UTF-8.
         """
         groups = self._known.get(host)
         if groups is None:
             groups = self._groups_of(host)
-        segments = path.split(b"/", self._depth)
+        matched = without_parameters(path) if b";" in path else path
+        segments = matched.split(b"/", self._depth)
         best: _Candidate[V] | None = None
         asked: Asked | None = None
         for group in groups:
@@ -251,12 +253,12 @@ class RouteTable(Generic[V]):
                     break
                 if asked is None:
                     asked = Asked(query, headers)
-                if candidate.holds(path, asked):
+                if candidate.holds(matched, asked):
                     if best is None or candidate.priority > best.priority:
                         best = candidate
                     break
         if best is None:
-            return self._miss(groups, path, segments, query, headers)
+            return self._miss(groups, matched, segments, query, headers)
         return best.match if best.plain else best.found(path)
 
     def _groups_of(self, host: bytes) -> tuple[_Group[V], ...]:

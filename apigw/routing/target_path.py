@@ -23,7 +23,8 @@ from urllib.parse import quote
 
 from apigw.exchange.errors import ClientFault
 from apigw.exchange.request import Request
-from apigw.routing.patterns import PathPattern, regex, static_path
+from apigw.http.targets import places_in, without_parameters
+from apigw.routing.patterns import PathPattern, refuse_parameters, regex, static_path
 
 TargetPath = Callable[[Request], bytes]
 """The path with the query that a request is to be sent on with."""
@@ -70,6 +71,7 @@ def strip_bytes(strip_prefix: str | None) -> bytes:
         return b""
     if not strip_prefix.startswith("/"):
         raise ValueError(f"{strip_prefix!r} does not begin with a slash")
+    refuse_parameters(strip_prefix)
     return static_path(strip_prefix.rstrip("/"))
 
 
@@ -83,22 +85,30 @@ def _stripping(prefix: bytes) -> TargetPath:
             path = path[length:]
         elif path == prefix:
             path = b"/"
+        elif b";" in path:
+            path = _without_prefix(path, prefix)
         return path if request.query is None else b"%b?%b" % (path, request.query)
 
     return target
 
 
+def _without_prefix(path: bytes, prefix: bytes) -> bytes:
+    """A path with parameters, without as many segments as the prefix has, if they have the same names."""
+    named = without_parameters(path)
+    if named != prefix and not named.startswith(prefix + b"/"):
+        return path
+    depth = prefix.count(b"/") + 1
+    rest = path.split(b"/", depth)[depth:]
+    return b"/" + rest[0] if rest else b"/"
+
+
 def _stepwise(prefix: bytes, steps: list[_Step]) -> TargetPath:
-    length = len(prefix)
-    below = prefix + b"/"
+    strip = _without_prefix if prefix else None
 
     def target(request: Request) -> bytes:
         path = request.path
-        if prefix:
-            if path.startswith(below):
-                path = path[length:]
-            elif path == prefix:
-                path = b"/"
+        if strip is not None:
+            path = strip(path, prefix)
         for step in steps:
             path = step(path, request.captures)
         if path[:1] != b"/":
@@ -131,12 +141,14 @@ def _rewriting(rewrite: tuple[str, str], pattern: PathPattern, encoded_slashes: 
     fill = _filling(pieces, pattern)
 
     def rewritten(path: bytes, captures: Mapping[str, str]) -> bytes:
-        found = compiled.search(path)
+        found = compiled.search(without_parameters(path))
         if found is None:
             return path
+        places = places_in(path) if b";" in path else range(len(path) + 1)
         # The groups are pieces of the path, so they are percent-encoded as they should be.
-        own = {name: found[int(name) if name.isdigit() else name] or b"" for name in groups}
-        return path[: found.start()] + fill(captures, own) + path[found.end() :]
+        spans = {name: found.span(int(name) if name.isdigit() else name) for name in groups}
+        own = {name: path[places[start] : places[end]] if start >= 0 else b"" for name, (start, end) in spans.items()}
+        return path[: places[found.start()]] + fill(captures, own) + path[places[found.end()] :]
 
     return rewritten
 

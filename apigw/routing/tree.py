@@ -39,19 +39,26 @@ class PrefixResource(Resource):
     :ivar route: what ``request.route`` is set to. :ivar responder: answers; a reload may replace it.
     :ivar preflights: the responder answers CORS preflights, so they come here by the method that they ask about, also
         when the route doesn't list OPTIONS.
-    :ivar encoded_slashes: take ``%2F`` and ``%5C`` in paths.
+    :ivar encoded_slashes: take ``%2F`` and ``%5C`` in paths. :ivar parameters: take ``;x=1`` in paths.
     """
 
     isLeaf = True
 
     def __init__(
-        self, route: Route, responder: Responder, *, preflights: bool = False, encoded_slashes: bool = False
+        self,
+        route: Route,
+        responder: Responder,
+        *,
+        preflights: bool = False,
+        encoded_slashes: bool = False,
+        parameters: bool = True,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.route = route
         self.responder = responder
         self.preflights = preflights
         self.encoded_slashes = encoded_slashes
+        self.parameters = parameters
 
     def render(self, request: WebRequest) -> int:
         """Answer a request of a stock twisted.web Site; the root has put its exchange Request beside it."""
@@ -134,6 +141,8 @@ class GatewayResource(Resource):
             resource: PrefixResource = match.value
             if self._encoded_slashes and not resource.encoded_slashes:
                 normalise_path(request.path)  # now it is known that they are not wanted
+            if not resource.parameters and b";" in request.path:
+                raise ClientFault("the path has a parameter (`;`)", reason="path_parameters")
         except ClientFault as fault:
             return problem(request, fault)
         request.route = resource.route

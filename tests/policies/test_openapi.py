@@ -50,6 +50,8 @@ def violations(outcome: Outcome) -> list[tuple[str, str, str]]:
         "/v1/orders/7",
         "/v1/orders/%37",
         "/v1/orders/latest",
+        "/v1;x=1/orders;y",
+        "/v1/orders/latest;x",
     ],
 )
 def test_requests_as_described_pass(target: str) -> None:

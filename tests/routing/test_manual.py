@@ -114,6 +114,13 @@ def test_the_table_of_target_paths_is_true() -> None:
                 assert target(request) == expected.encode()
 
 
+def test_the_table_of_path_parameters_is_true() -> None:
+    lines = MANUAL.partition("| path | matches as |\n")[2].partition("\n\n")[0].splitlines()[1:]
+    assert len(lines) == 4
+    for path, named in map(quoted, lines):
+        assert path_pattern(f"={named}").matches(normalise_path(path.encode()))
+
+
 @pytest.mark.parametrize("path", [b"/a%2fb", b"/a\\b", b"/a%00", b"/a%", b"/a/..;x/b", b"/\xc3\xa9", b"/../a"])
 def test_what_is_said_to_be_refused_is(path: bytes) -> None:
     with pytest.raises(ClientFault):

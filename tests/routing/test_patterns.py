@@ -66,6 +66,8 @@ def test_a_captured_value_that_is_not_text_is_the_clients_fault() -> None:
         ("/users/{}", "whole segment"),
         ("/users/{1d}", "whole segment"),
         ("/{a}/{a}", "twice"),
+        ("/a;x=1/b", "without their parameters"),
+        ("=/a/{b};x", "without their parameters"),
         ("/{rest*}/x", "at the end"),
         ("~/(", "not a regular expression"),
         ("~/(a+)+b", "repetition within a repetition"),
