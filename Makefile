@@ -3,6 +3,7 @@
 # make bench   measured against nginx and others: CASE=small SECONDS=3 for a quick look
 #              AGAINST=COMMIT: another commit beside this one, in one run (nothing is written)
 #              (make passes on what is set on its command line in the environment)
+# make chaos   healthy services beside everything that can go wrong, 300 s: SECONDS=60 for a quick look
 # make env     only the virtual environment in .venv
 #
 # Nothing has to be installed before: what is missing comes from Debian's packages (as root or by sudo; else it is said
@@ -11,7 +12,7 @@
 SHELL = /bin/sh
 BIN = .venv/bin
 
-.PHONY: run test bench env clean
+.PHONY: run test bench chaos env clean
 .DEFAULT_GOAL = env
 
 env: .venv/ready
@@ -29,6 +30,9 @@ test: env
 
 bench: env
 	@exec $(BIN)/python -m bench
+
+chaos: env
+	@exec $(BIN)/python -m bench.chaos
 
 clean:
 	rm -rf .venv build dist *.egg-info _trial_temp* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+import ssl
 from collections import Counter
 from dataclasses import dataclass, field
 from time import monotonic
@@ -77,12 +78,14 @@ class Steady:
 
     :ivar rate: requests a second. :ivar path: in front of the number.
     :ivar patience: seconds after which a client gives up.
+    :ivar tls: for connections by TLS.
     """
 
     port: int
     rate: float
     path: bytes = b"/"
     patience: float = 30.0
+    tls: ssl.SSLContext | None = None
     outcomes: list[Outcome] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -131,7 +134,7 @@ class Steady:
             kept = self._idle.pop()
             client = None if kept.closed or kept.readable else kept
         if client is None:
-            _, client = await loop.create_connection(_Client, "127.0.0.1", self.port)
+            _, client = await loop.create_connection(_Client, "127.0.0.1", self.port, ssl=self.tls)
         waiting = client.waiting = loop.create_future()
         client.transport.write(b"GET %b%b HTTP/1.1\r\nHost: a\r\nX-Number: %b\r\n\r\n" % (self.path, number, number))
         try:
