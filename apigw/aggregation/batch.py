@@ -8,50 +8,45 @@
     ]}
 
 A plain array is taken as well. Each request goes the way of a request of its own: it finds its route, with that route's
-policies and limits, as the same caller (the outer request's fields go with it unless it has its own). The answer is an
-array in the same order, ``[{"status": 200, "reason": "OK", "headers": {...}, "body": ...}]``: JSON as JSON, all else as
-text.
+policies and limits, as the same caller (``batch_items`` says which fields it has). The answer is an array in the same
+order, ``[{"status": 200, "reason": "OK", "headers": {...}, "body": ...}]``: JSON as JSON, all else as text. Cookies
+are not in it: ``Set-Cookie`` goes out as a field of the batch's own response, where browsers take it and pages can't
+read it.
+
+A batch must be ``application/json``: a page of another site can't send that without a CORS preflight.
 
 Requests run at the same time as far as that can't be told from one after the other: one that writes waits for all
 before it, and those behind it wait for it. ``{$NAME.field[0].x}`` and, by place from 0, ``{$0.field}`` stand for parts
 of earlier answers, in paths, queries, fields and content; within JSON, a text that is nothing but one keeps its type.
 
-Not here: routes and policies; ``route`` is handed in.
+Not here: reading and checking a batch (``batch_items``); routes and policies: ``route`` is handed in.
 """
 
 from __future__ import annotations
 
-import re
 from base64 import b64encode
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode
 
+from apigw.aggregation.batch_items import Callers, Item, invalid, read
 from apigw.aggregation.deadlines import Deadlines
 from apigw.aggregation.json_text import InvalidJson, decode, encode
 from apigw.aggregation.settings import BatchSettings
-from apigw.aggregation.templates import BATCH_REFERENCE, HeaderTemplate, PathTemplate, Reference, ValueFault, filling
+from apigw.aggregation.templates import ValueFault
 from apigw.exchange.body import Body
-from apigw.exchange.errors import BodyTooLarge, ClientFault, ClientGone, GatewayError, UpstreamFault
+from apigw.exchange.errors import ClientFault, ClientGone, GatewayError, UpstreamFault
 from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.problem import problem
 from apigw.exchange.request import Request
 from apigw.exchange.responder import Done, Responder, drive, failed
 from apigw.exchange.response import Response
-from apigw.http.fields import FORWARDING, HOP_BY_HOP, is_token
 from apigw.http.targets import split_target
 from apigw.net.timers import Wheel
 
-SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"QUERY"))
-_CONTENT = frozenset((b"content-type", b"content-encoding", b"content-length", b"content-language", b"expect"))
-_OWN = FORWARDING | HOP_BY_HOP | {b"host", b"content-length", b"expect"}
-_MEMBERS = frozenset(("id", "method", "path", "query", "headers", "body", "version", "ssl_verify"))
-"""``version`` and ``ssl_verify`` are APISIX's; here they are the upstream's affair."""
-_SHARED = frozenset(("pipeline", "query", "headers", "timeout"))
-_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
+_COOKIES = frozenset(("set-cookie", "set-cookie2"))
 Normalise = Callable[[bytes], bytes]
 Finished = Callable[[Request, int, int, float], None]
 
@@ -60,34 +55,13 @@ class InnerRequest(Request):
     """A request out of a batch; one of these can't ask for another batch."""
 
 
-@dataclass(slots=True, eq=False)
-class _Item:
-    """
-    One request of a batch.
-
-    :ivar query: parameters beside those of the path. :ivar content: makes the content's value, or None without.
-    :ivar needs: places of those that come before it. :ivar answer: what stands for it in the batch's answer.
-    """
-
-    place: int
-    method: bytes
-    path: PathTemplate
-    query: list[tuple[str, HeaderTemplate]]
-    fields: list[tuple[bytes, HeaderTemplate]]
-    content: Callable[[Any], Any] | None
-    references: list[Reference]
-    needs: set[int] = field(default_factory=set)
-    names: tuple[str, ...] = ()
-    request: InnerRequest | None = None
-    answer: dict[str, Any] | None = None
-
-
 class Batch:
     """The responder. It can answer as soon as it knows all routes, by ``use``."""
 
     route: Responder
     normalise: Normalise
     finished: Finished
+    callers: Callers
 
     def __init__(self, settings: BatchSettings, wheel: Wheel) -> None:
         self.settings = settings
@@ -95,17 +69,18 @@ class Batch:
         self.clock = wheel.clock
         self.deadlines = Deadlines(wheel, settings.timeout)
 
-    def use(self, route: Responder, normalise: Normalise, finished: Finished) -> None:
+    def use(self, route: Responder, normalise: Normalise, finished: Finished, callers: Callers) -> None:
         """
         Ask these routes.
 
         :param route: answers a request as the whole gateway would. :param normalise: brings a path into the form that
             it wants. :param finished: is told of each request when it is over: the status of its answer, the bytes of
-            its content, and the time.
+            its content, and the time. :param callers: the fields that say who a caller is.
         """
         self.route = route
         self.normalise = normalise
         self.finished = finished
+        self.callers = callers
 
     def __call__(self, request: Request, done: Done) -> None:
         """Answer ``request``."""
@@ -120,124 +95,25 @@ class Batch:
         if cancel is not None:
             request.on_cancel(cancel)
 
-    async def _items(self, request: Request) -> tuple[list[_Item], Deadlines]:
+    async def _items(self, request: Request) -> tuple[list[Item], Deadlines]:
         settings = self.settings
+        kind = (request.headers.joined(b"content-type") or b"").partition(b";")[0].strip().lower()
+        if kind != b"application/json":
+            raise ClientFault("a batch must be application/json", status=415, reason="media_type_refused")
         data = b"" if request.body is None else await request.body.collect(settings.max_body)
         try:
             whole = decode(data, settings.max_depth)
         except InvalidJson as error:
             raise ClientFault(f"the content can't be read: {error}", reason="invalid_json") from None
-        shared: dict[str, Any] = {}
-        listed = whole
-        deadlines = self.deadlines
-        if isinstance(whole, dict):
-            listed = whole.get("pipeline")
-            if unknown := sorted(whole.keys() - _SHARED):
-                raise _invalid(f"a batch has no member {unknown[0][:64]!r}")
-            shared = {name: value for name, value in whole.items() if name in ("query", "headers")}
-            milliseconds = whole.get("timeout")
-            if milliseconds is not None:
-                if type(milliseconds) is not int or milliseconds <= 0:
-                    raise _invalid("`timeout` is a whole number of milliseconds")
-                if milliseconds < settings.timeout * 1000:
-                    deadlines = Deadlines(self.wheel, milliseconds / 1000)
-        if not isinstance(listed, list) or not listed:
-            raise _invalid("a batch is an array of requests, or an object with one in `pipeline`")
-        if len(listed) > settings.max_requests:
-            detail = f"a batch has at most {settings.max_requests} requests; this one has {len(listed)}"
-            raise BodyTooLarge(detail, reason="batch_too_many")
-        return _read(listed, shared), deadlines
-
-
-def _invalid(what: str, place: int | None = None) -> ClientFault:
-    where = "" if place is None else f"request {place}: "
-    return ClientFault(where + what, reason="batch_invalid")
-
-
-def _read(listed: list[Any], shared: Mapping[str, Any]) -> list[_Item]:
-    names: dict[str, int] = {}
-    items: list[_Item] = []
-    barrier: set[int] = set()
-    last = 0
-    for place, given in enumerate(listed):
-        try:
-            item = _item(place, given, shared)
-            item.needs = {_before(reference, names, place) for reference in item.references}
-            name = given.get("id")
-            if name is not None:
-                if not isinstance(name, str) or not _ID.fullmatch(name) or name in names:
-                    raise ValueError("`id` is a name of letters, digits and _ that no other has")
-                names[name] = place
-                item.names += (f"${name}",)
-        except ValueError as error:
-            raise _invalid(str(error), place) from None
-        if item.method not in SAFE:
-            item.needs |= barrier | set(range(last, place))  # those before need that barrier themselves
-            barrier, last = {place}, place + 1
-        else:
-            item.needs |= barrier
-        items.append(item)
-    return items
-
-
-def _before(reference: Reference, names: Mapping[str, int], place: int) -> int:
-    name = reference.root[1:]
-    before = int(name) if name.isascii() and name.isdigit() and len(name) < 6 else names.get(name, place)
-    if before >= place:
-        raise ValueError(f"{{{reference.text}}} is the answer of no request before it")
-    return before
-
-
-def _item(place: int, given: Any, shared: Mapping[str, Any]) -> _Item:
-    if not isinstance(given, dict):
-        raise ValueError("it is no object")  # noqa: TRY004 - the client's mistake
-    if unknown := sorted(given.keys() - _MEMBERS):
-        raise ValueError(f"it has no member {unknown[0][:64]!r}")
-    method, path = given.get("method", "GET"), given.get("path")
-    if not isinstance(method, str) or not is_token(method.encode()) or method != method.upper():
-        raise ValueError("`method` is none in capitals")
-    if method in {"CONNECT", "TRACE"}:
-        raise ValueError(f"{method} is of no use in a batch")
-    if not isinstance(path, str):
-        raise ValueError("`path` is missing")  # noqa: TRY004 - the client's mistake
-    parameters = {**_object(shared, "query"), **_object(given, "query")}
-    query = [(name, _template(value)) for name, value in parameters.items()]
-    fields: dict[bytes, tuple[bytes, HeaderTemplate]] = {}
-    for name, value in [*_object(shared, "headers").items(), *_object(given, "headers").items()]:
-        key = name.encode()
-        if not is_token(key) or key.lower() in _OWN:
-            raise ValueError(f"it can't have the field {name[:64]!r}")
-        fields[key.lower()] = (key, _template(value))
-    template = PathTemplate(path, BATCH_REFERENCE)
-    references = [*template.references, *(each for _, value in query for each in value.references)]
-    references += [each for _, value in fields.values() for each in value.references]
-    content = filling(given["body"], references, BATCH_REFERENCE) if given.get("body") is not None else None
-    item = _Item(place, method.encode(), template, query, list(fields.values()), content, references)
-    item.names = (f"${place}",)
-    return item
-
-
-def _object(holder: Mapping[str, Any], member: str) -> dict[str, Any]:
-    value = holder.get(member)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ValueError(f"`{member}` is no object")  # noqa: TRY004 - the client's mistake
-    return value
-
-
-def _template(value: Any) -> HeaderTemplate:
-    if isinstance(value, bool):
-        value = "true" if value else "false"
-    if not isinstance(value, str | int | float):
-        raise ValueError("values of `query` and `headers` are text and numbers")  # noqa: TRY004 - the client's mistake
-    return HeaderTemplate(str(value), BATCH_REFERENCE)
+        items, seconds = read(whole, settings.max_requests, self.callers)
+        shorter = 0 < seconds < settings.timeout
+        return items, Deadlines(self.wheel, seconds) if shorter else self.deadlines
 
 
 class _Work:
     """A batch being worked on."""
 
-    def __init__(self, batch: Batch, request: Request, items: list[_Item], deadlines: Deadlines, done: Done) -> None:
+    def __init__(self, batch: Batch, request: Request, items: list[Item], deadlines: Deadlines, done: Done) -> None:
         self._batch = batch
         self._deadlines = deadlines
         self._request = request
@@ -245,9 +121,11 @@ class _Work:
         self._done: Done | None = done
         self._values: dict[str, Any] = {}
         self._todo = items.copy()
-        self._running: dict[_Item, _Collecting] = {}
+        self._running: dict[Item, _Collecting] = {}
         self._size = 0
         self._late = self._going = False
+        self._fields = batch.callers.fields(request)
+        self._cookies: list[list[Pair]] = [[] for _ in items]
 
     def start(self) -> None:
         self._deadlines.add(self, self._batch.clock())
@@ -297,9 +175,10 @@ class _Work:
             self._deadlines.remove(self)
             body = encode([item.answer for item in self._items])
             pairs = [(b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store")]
+            pairs += [pair for cookies in self._cookies for pair in cookies]
             done(Response(200, Headers(pairs), body))
 
-    def _begin(self, item: _Item) -> None:
+    def _begin(self, item: Item) -> None:
         collecting = self._running[item] = _Collecting(self, item, self._batch.settings.max_answer)
         try:
             if self._late:
@@ -314,7 +193,7 @@ class _Work:
             if item in self._running:
                 self._answered(item, failed(collecting.request, error), None)
 
-    def _inner(self, item: _Item) -> InnerRequest:
+    def _inner(self, item: Item) -> InnerRequest:
         outer = self._request
         try:
             path, query = item.path.fill(self._values)
@@ -325,15 +204,11 @@ class _Work:
         except ValueFault as fault:
             raise ClientFault(fault.detail, status=424, reason=fault.reason) from None
         except ValueError:
-            raise _invalid("a value can't be written", item.place) from None
+            raise invalid("a value can't be written", item.place) from None
         if added:
             query = b"&".join(filter(None, (query, urlencode(added).encode())))
         taken = {name.lower() for name, _ in own}
-        pairs: list[Pair] = [
-            (name, value)
-            for name, value in outer.headers.pairs
-            if (lower := name.lower()) not in taken and lower not in _NOT_INHERITED
-        ]
+        pairs: list[Pair] = [(name, value) for name, value in self._fields if name.lower() not in taken]
         pairs += own
         body = None
         if content is not None:
@@ -361,7 +236,11 @@ class _Work:
             inner.deadline, inner.impatient = outer.deadline, outer.impatient
         return inner
 
-    def _answered(self, item: _Item, response: Response, data: bytes | None) -> None:
+    def keep_cookies(self, item: Item, response: Response) -> None:
+        """Cookies are the browser's, whatever becomes of the content: no page may read one that is HttpOnly."""
+        self._cookies[item.place] = [(b"Set-Cookie", value) for value in response.headers.get_all(b"set-cookie")]
+
+    def _answered(self, item: Item, response: Response, data: bytes | None) -> None:
         """
         One of them is answered.
 
@@ -383,24 +262,6 @@ class _Work:
         self._go()
 
 
-_NOT_INHERITED = (
-    _OWN
-    | _CONTENT
-    | frozenset(
-        (
-            b"accept-encoding",
-            b"if-none-match",
-            b"if-match",
-            b"if-modified-since",
-            b"if-unmodified-since",
-            b"if-range",
-            b"range",
-        )
-    )
-)
-"""What was said of the batch itself."""
-
-
 def _late() -> UpstreamFault:
     return UpstreamFault("the time for this request is up", status=504, reason="deadline_exceeded")
 
@@ -408,7 +269,7 @@ def _late() -> UpstreamFault:
 class _Collecting:
     """One request on its way; collects its answer up to a limit."""
 
-    def __init__(self, work: _Work, item: _Item, limit: int) -> None:
+    def __init__(self, work: _Work, item: Item, limit: int) -> None:
         self.request = InnerRequest(item.method, b"/")
         self._work: _Work | None = work
         self._item = item
@@ -422,6 +283,7 @@ class _Collecting:
             response.discard()
             return
         self._response = response
+        self._work.keep_cookies(self._item, response)
         body = response.body
         if isinstance(body, bytes):
             self.body_data(body)
@@ -459,9 +321,7 @@ def _described(response: Response, data: bytes, max_depth: int) -> dict[str, Any
     headers: dict[str, Any] = {}
     for name, value in response.headers.pairs:
         key, text = name.decode("latin-1"), value.decode("latin-1")
-        if key.lower() == "set-cookie":
-            headers.setdefault("Set-Cookie", []).append(text)
-        else:
+        if key.lower() not in _COOKIES:
             headers[key] = f"{headers[key]}, {text}" if key in headers else text
     described: dict[str, Any] = {
         "status": response.status,

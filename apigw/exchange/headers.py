@@ -19,7 +19,7 @@ class Headers:
     Header fields in order. Those of a parsed head are shared: change them only on a ``copy()``
     (``Request.edit_headers`` and ``Response.edit_headers`` make one).
 
-    Names that are passed in must be lower case; names that come out have the sender's case.
+    Names may be given in any case; lower case is a little faster. Names that come out have the sender's case.
     """
 
     __slots__ = ("_index", "pairs")
@@ -37,17 +37,19 @@ class Headers:
         return index
 
     def get(self, name: bytes, default: bytes | None = None) -> bytes | None:
-        """The first value of the field ``name`` (lower case), or ``default``."""
+        """The first value of the field ``name``, or ``default``."""
         values = self._lookup().get(name)
+        if values is None and not name.islower():
+            values = self._lookup().get(name.lower())
         return values[0] if values else default
 
     def get_all(self, name: bytes) -> list[bytes]:
-        """All values of the field ``name`` (lower case), in order; empty if there is none."""
-        return list(self._lookup().get(name, ()))
+        """All values of the field ``name``, in order; empty if there is none."""
+        return list(self._lookup().get(name if name.islower() else name.lower(), ()))
 
     def joined(self, name: bytes) -> bytes | None:
         """All values of a list-valued field as one, joined by ``, `` (RFC 9110 5.3); None if there is none."""
-        values = self._lookup().get(name)
+        values = self._lookup().get(name if name.islower() else name.lower())
         return b", ".join(values) if values else None
 
     def add(self, name: bytes, value: bytes) -> None:
@@ -57,11 +59,12 @@ class Headers:
 
     def set(self, name: bytes, value: bytes) -> None:
         """Make ``value`` the only value of ``name``."""
-        self.remove(name.lower())
+        self.remove(name)
         self.add(name, value)
 
     def remove(self, name: bytes) -> bool:
-        """Remove all lines of ``name`` (lower case). True if there was one."""
+        """Remove all lines of ``name``. True if there was one."""
+        name = name.lower()
         if name not in self._lookup():
             return False
         self.pairs = [pair for pair in self.pairs if pair[0].lower() != name]
@@ -73,7 +76,7 @@ class Headers:
         return Headers(self.pairs)
 
     def __contains__(self, name: bytes) -> bool:
-        return name in self._lookup()
+        return name in self._lookup() or (not name.islower() and name.lower() in self._lookup())
 
     def __iter__(self) -> Iterator[Pair]:
         return iter(self.pairs)

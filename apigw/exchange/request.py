@@ -93,6 +93,7 @@ class Request:
     :ivar trusted: whether the peer is one of ``trusted_proxies``.
     :ivar id: the request id, sent on as X-Request-Id.
     :ivar forwarding: X-Forwarded-* and their like for the service; None for requests of the gateway's own.
+    :ivar received: header fields before policies changed any; kept for batches alone.
     :ivar expects_continue: the client waits for 100 (Continue) before it sends the content.
     :ivar started: monotonic seconds. :ivar deadline: monotonic seconds, 0.0 for none.
     :ivar impatient: the client itself asked for that deadline.
@@ -106,6 +107,7 @@ class Request:
 
     # Most attributes keep their default on most requests: as class attributes they cost nothing to make.
     lines: bytes | None = None
+    received: tuple[Pair, ...] | None = None
     scheme = b"http"
     version = b"1.1"
     trusted = False

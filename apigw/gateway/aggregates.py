@@ -11,6 +11,7 @@ from typing import Any
 
 from apigw.aggregation.aggregate import Aggregate, aggregate
 from apigw.aggregation.batch import Batch, Finished
+from apigw.aggregation.batch_items import Callers
 from apigw.aggregation.plan import mistakes
 from apigw.aggregation.settings import AggregateSettings, BatchSettings
 from apigw.config.configuration import Configuration
@@ -50,11 +51,21 @@ def batch_route(settings: Any, route: Any, shared: Shared, upstreams: Any) -> Re
     return Batch(settings, shared.wheel)
 
 
-def show_tree(responders: Iterable[Responder], root: GatewayResource, finished: Finished) -> None:
-    """Let batches ask all routes; each request of one is counted and logged like any other."""
+def show_tree(
+    responders: Iterable[Responder], root: GatewayResource, finished: Finished, policies: Iterable[Any]
+) -> None:
+    """
+    Let batches ask all routes; each request of one is counted and logged like any other.
+
+    :param policies: all policies, which know the fields that say who a caller is.
+    """
+    identity, credentials = frozenset[bytes](), frozenset[bytes]()
+    for policy in policies:
+        identity |= getattr(policy, "identity_headers", frozenset())
+        credentials |= getattr(policy, "credential_headers", frozenset())
     for responder in responders:
         if isinstance(responder, Batch):
-            responder.use(root.route, root.normalise, finished)
+            responder.use(root.route, root.normalise, finished, Callers(identity, credentials))
 
 
 def keep_answers(

@@ -102,7 +102,7 @@ def build(configuration: Configuration, shared: Shared, before: Generation | Non
             rule(settings, route, responder, policies=policies, listed=listed, order=len(rules), parameters=parameters)
         )
     root = GatewayResource(rules)
-    show_tree(responders, root, shared.finished)
+    show_tree(responders, root, shared.finished, [built.policy for built in policies.values()])
     if before is not None:
         keep_answers(before.aggregates, aggregates, before.configuration, configuration)
     revocations = shared.revocations(configuration.of("revocation").get(""))

@@ -124,6 +124,8 @@ def rule(
     """The route's place in the tree, with its onion."""
     layers = [policies[reference.kind, reference.name] for reference in listed]
     answer = stack([layer.layer for layer in layers], responder)
+    if route.kind == "batch":
+        answer = _remembering(answer)
     limit = getattr(settings, "max_body", None)
     if limit:
         answer = _limited(limit, answer)
@@ -139,6 +141,16 @@ def rule(
         parameters=parameters,
     )
     return rule_of(settings, (route.kind, route.name), order, resource)
+
+
+def _remembering(inner: Responder) -> Responder:
+    """Keep the fields as they came: a batch's requests show their routes the same credentials."""
+
+    def respond(request: Request, done: Done) -> None:
+        request.received = tuple(request.headers.pairs)
+        inner(request, done)
+
+    return respond
 
 
 def _within(total: float, inner: Responder) -> Responder:

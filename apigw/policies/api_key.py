@@ -96,6 +96,7 @@ class APIKey(Policy[Settings]):
         super().__init__(settings, environment)
         self._place = Place(settings.header, frozenset({b"apikey", b"bearer"}), settings.cookie, settings.query)
         self._header = self._place.header
+        self.credential_headers = self._place.fields
         self._now = environment.now
         self._realm = settings.realm or environment.name or "api_key"
         told = settings.consumer_header.encode()

@@ -53,6 +53,7 @@ class Auth(Policy[Settings]):
         super().__init__(settings, environment)
         self._alternatives: list[Any] = []
         headers: frozenset[bytes] = frozenset()
+        credentials: frozenset[bytes] = frozenset()
         for each in settings.any:
             try:
                 policy = environment.policy(each.kind, each.name)
@@ -61,8 +62,10 @@ class Auth(Policy[Settings]):
             if not getattr(policy, "authenticates", False) or not hasattr(policy, "on_request"):
                 raise ValueError(f"any: `{each}` does not authenticate")
             headers |= getattr(policy, "identity_headers", frozenset())
+            credentials |= getattr(policy, "credential_headers", frozenset())
             self._alternatives.append(policy)
         self.identity_headers = headers
+        self.credential_headers = credentials
         self._stripped = FieldEdit(headers) if headers else None
         self._strips = [policy.strip for policy in self._alternatives if hasattr(policy, "strip")]
         if any(hasattr(policy, "on_response") for policy in self._alternatives):

@@ -125,6 +125,7 @@ class Basic(Policy[Settings]):
     """The policy ``basic``."""
 
     authenticates = True
+    credential_headers = frozenset({b"authorization"})
 
     def __init__(self, settings: Settings, environment: Environment) -> None:
         super().__init__(settings, environment)

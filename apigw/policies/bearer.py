@@ -118,6 +118,7 @@ class BearerPolicy(Policy[S]):
         self._revocations = environment.revocations
         self._place = Place(settings.header, frozenset({b"bearer"}), settings.cookie, settings.query)
         self._header = self._place.header
+        self.credential_headers = self._place.fields
         self._realm = settings.realm or environment.name or self.kind
         self._scopes = frozenset(settings.scopes)
         self._conditions = {name: frozenset(value.split("|")) for name, value in settings.claims.items()}

@@ -89,6 +89,7 @@ class OIDC(Policy[Settings]):
     """The policy ``oidc``."""
 
     authenticates = True
+    credential_headers = frozenset({b"cookie"})
 
     def __init__(self, settings: Settings, environment: Environment) -> None:
         super().__init__(settings, environment)

@@ -166,12 +166,17 @@ class Policy(Generic[S]):
     :cvar authenticates: whether it sets ``request.identity``.
     :cvar needs_identity: whether it can't decide without one. An instance may set it by its settings.
     :cvar answers_preflights: whether it answers CORS preflights, which carry no credentials.
+    :cvar identity_headers: request fields that it sets for the service and removes from what the client sends, in
+        lower case. :cvar credential_headers: request fields in which it looks for a credential. An instance may set
+        both; an item of a batch can set neither.
     :ivar in_shadow: whether it is only tried: what passes is to stay as it is.
     """
 
     authenticates: bool = False
     needs_identity: bool = False
     answers_preflights: bool = False
+    identity_headers: frozenset[bytes] = frozenset()
+    credential_headers: frozenset[bytes] = frozenset()
 
     def __init__(self, settings: S, environment: Environment) -> None:
         self.settings = settings

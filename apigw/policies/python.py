@@ -113,6 +113,8 @@ class Python(Policy[Settings]):
             raise ValueError(f"{type(error).__name__} when {make.__qualname__} was made: {error}") from error
         for name in ("authenticates", "needs_identity", "answers_preflights"):
             setattr(self, name, bool(getattr(self.policy, name, False)))
+        for name in ("identity_headers", "credential_headers"):
+            setattr(self, name, frozenset(each.lower() for each in getattr(self.policy, name, ())))
         self._open = settings.on_error == "open"
         self._elsewhere = 0.0
         # As instance attributes, so that it has exactly the form that the user's has.

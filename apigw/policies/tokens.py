@@ -196,6 +196,8 @@ class Place:
         self._bare = self.header != b"authorization"
         self.hides = bool(self._cookie or self._query)
         """Whether ``hide`` has anything to do."""
+        self.fields = frozenset({self.header} | ({b"cookie"} if self._cookie else set()))
+        """The fields that may hold the credential, in lower case."""
 
     def find(self, request: Request, values: list[bytes]) -> tuple[bytes, bytes] | None:
         """

@@ -11,6 +11,7 @@ import pytest
 from apigw.testing.origins import NEVER, Origin, Received, reply
 from tests.gateway.running import Gateway, request, running, upstream
 
+JSON = ("Content-Type", "application/json")
 CONFIGURATION = """
 [api_key keys]
 header = X-Key
@@ -51,7 +52,8 @@ def configuration(port: int) -> str:
 
 
 async def sent(gateway: Gateway, batch: Any, *fields: tuple[str, str]) -> Any:
-    response = await gateway.get("/batch", ("X-Tenant", "t1"), *fields, method="POST", body=json.dumps(batch).encode())
+    fields = (JSON, ("X-Tenant", "t1"), *fields)
+    response = await gateway.get("/batch", *fields, method="POST", body=json.dumps(batch).encode())
     return response.status, json.loads(response.body)
 
 
@@ -81,7 +83,7 @@ async def test_each_request_finds_its_route_and_may_refer_to_earlier_answers(tmp
         assert answers[2]["body"]["line"] == "GET /orders/7?q=POST%20%2Forders%20HTTP%2F1.1 HTTP/1.1"
         assert answers[3]["body"]["reason"] == "no_route"
         assert answers[0]["reason"] == "OK"
-        assert answers[0]["headers"]["Set-Cookie"] == ["a=1", "b=2"]
+        assert "Set-Cookie" not in answers[0]["headers"]
         for received in origin.requests:
             assert received.values(b"authorization") == [b"Bearer t"]
             assert received.values(b"host") == [f"127.0.0.1:{origin.port}".encode()]
@@ -140,7 +142,7 @@ async def test_what_does_not_write_runs_at_once_and_a_write_waits(tmp_path: Path
     async with running(tmp_path, configuration(origin.port)) as gateway:
         client = await gateway.connect()
         batch = [{"path": "/api/users/1"}, {"path": "/api/users/2"}, {"method": "PUT", "path": "/api/users/3"}]
-        client.send(request("/batch", method="POST", body=json.dumps(batch).encode()))
+        client.send(request("/batch", JSON, method="POST", body=json.dumps(batch).encode()))
         await origin.request(1)
         assert sorted(each.line for each in origin.requests) == [b"GET /users/1 HTTP/1.1", b"GET /users/2 HTTP/1.1"]
         client.reset()
@@ -241,7 +243,7 @@ async def test_when_the_client_leaves_each_request_in_flight_is_logged_as_such(t
     origin = await Origin([[NEVER]]).start()
     async with running(tmp_path, configuration(origin.port)) as gateway:
         client = await gateway.connect()
-        client.send(request("/batch", method="POST", body=b'[{"path": "/api/users/1"}]'))
+        client.send(request("/batch", JSON, method="POST", body=b'[{"path": "/api/users/1"}]'))
         await origin.request(0)
         client.reset()
         await (await origin.connection(0)).until_closed()
