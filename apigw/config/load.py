@@ -146,14 +146,15 @@ def _naming(section: Section, kind: Kind) -> Iterator[Problem]:
 
 
 def _same_endpoints(configuration: Configuration) -> Iterator[Problem]:
-    seen: dict[EndpointAddress, tuple[str, str]] = {}
+    seen: dict[object, dict[EndpointAddress, tuple[str, str]]] = {}
     for kind in ("listen", "admin"):
         for name, settings in configuration.seen(kind).items():
             endpoint: EndpointAddress = settings.endpoint
-            taken = next((other for other in seen if other.overlaps(endpoint)), None)
+            near = seen.setdefault(endpoint.port or (endpoint.path, endpoint.name), {})  # others can't overlap
+            taken = next((other for other in near if other.overlaps(endpoint)), None)
             if taken is None:
-                seen[endpoint] = (kind, name)
+                near[endpoint] = (kind, name)
                 continue
-            what = f"{endpoint} is taken already, at {configuration.origin(*seen[taken], 'endpoint')}"
+            what = f"{endpoint} is taken already, at {configuration.origin(*near[taken], 'endpoint')}"
             more = f", which listens on {taken}" if taken != endpoint else ""
             yield configuration.problem(kind, name, "endpoint", what + more)

@@ -7,6 +7,7 @@ Not here: who finds them (``reader``, ``binding``, ``load`` and the check functi
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -90,7 +91,11 @@ class ConfigurationError(Exception):
 
 def closest(word: str, known: Iterable[str]) -> str:
     """Give the known word that is most like this one, or an empty string if none is much like it; numbers never are."""
-    known = list(known) if any(sign.isalpha() for sign in word) else []
+    return _closest(str(word), tuple(known)) if any(sign.isalpha() for sign in word) else ""
+
+
+@functools.lru_cache(maxsize=256)  # the same slip often stands in many sections
+def _closest(word: str, known: tuple[str, ...]) -> str:
     cutoff = 0.65 if len(word) < 6 else 0.7  # one letter too many weighs more in a short word
     close = difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
     if not close:

@@ -35,6 +35,7 @@ _SECTION = re.compile(r"\[[ \t]*([^\]\s]*)(?:[ \t]+([^\]]*?))?[ \t]*\][ \t]*(?:(
 _NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*")
 _OPTION = re.compile(r"[^\s=\[\];,\"]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_CONTROL_ANYWHERE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 
 
@@ -74,7 +75,8 @@ class Document:
 
     :ivar sections: by kind and name, in the order of the files.
     :ivar repeated: sections that are here twice, each time but the first.
-    :ivar files: every file that had a part in it, secrets' files too, the main one first.
+    :ivar files: every file that had a part in it, secrets' files too, the main one first. :ivar real: the same without
+        symbolic links.
     :ivar problems: what is wrong with the syntax.
     :ivar digest: SHA-256 over all that was read, the environment's part included; changes when anything changed.
     """
@@ -84,6 +86,7 @@ class Document:
     repeated: list[Section] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    real: set[str] = field(default_factory=set)
     _hash: hashlib._Hash = field(default_factory=hashlib.sha256)
 
     @property
@@ -95,6 +98,12 @@ class Document:
         """Keep a mistake."""
         title = section.title if section else ""
         self.problems.append(Problem(*place, title, option, wrong.what, wrong.expected, wrong.hint))
+
+    def has_read(self, path: str, data: bytes) -> None:
+        """Count a file as read."""
+        self.files.append(path)
+        self.real.add(os.path.realpath(path))
+        self.took(data)
 
     def took(self, *what: str | bytes) -> None:
         """Count something as read."""
@@ -160,25 +169,26 @@ class _File:
             title, option = ("gateway", "include") if self.above else ("", "")
             self.document.problems.append(Problem(*asked, title, option, wrong.what, wrong.expected))
             return
-        self.document.files.append(self.path)
-        self.document.took(data)
+        self.document.has_read(self.path, data)
         try:
             text = data.removeprefix(b"\xef\xbb\xbf").decode()
         except UnicodeDecodeError as error:
             place = Place(self.path, data.count(b"\n", 0, error.start) + 1)
             self.document.note(place, None, "", Wrong("this is not UTF-8 text", "a text file in UTF-8"))
             return
+        clean = _CONTROL_ANYWHERE.search(text) is None  # one search for all lines, where it finds nothing
         for number, line in enumerate(text.split("\n"), 1):
-            self._line(line.removesuffix("\r"), Place(self.path, number))
+            if line and line[0] not in ";#":
+                self._line(line.removesuffix("\r"), Place(self.path, number), clean=clean)
         self._end_option()
         for pattern in self.patterns:
             self._include(pattern)
 
-    def _line(self, line: str, place: Place) -> None:
+    def _line(self, line: str, place: Place, *, clean: bool) -> None:
         stripped = line.strip(BLANK)
         if not stripped or stripped[0] in ";#":
             return
-        if found := _CONTROL.search(line):
+        if not clean and (found := _CONTROL.search(line)):
             self._note(place, Wrong(f"there is a control character (0x{ord(found[0]):02x}) in this line"))
             self.broken = True
             return
@@ -275,7 +285,6 @@ class _File:
 
     def _include(self, pattern: Text) -> None:
         folder = os.path.dirname(self.path)
-        known = {os.path.realpath(path) for path in self.document.files}
         around = {os.path.realpath(path) for path in (*self.above, self.path)}
         wild = any(sign in pattern for sign in "*?[")
         path = os.path.join(folder, pattern)
@@ -284,10 +293,9 @@ class _File:
             shown = pattern.shown if pattern.secret else found
             if real in around:
                 wrong = Wrong(f"{shown} includes itself in a circle", "each file once")
-            elif real in known:
+            elif real in self.document.real:
                 wrong = Wrong(f"{shown} is included twice", "each file once")
             else:
-                known.add(real)
                 _File(found, self.document, (*self.above, self.path)).read(pattern.place, shown)
                 continue
             self.document.problems.append(Problem(*pattern.place, "gateway", "include", wrong.what, wrong.expected))
@@ -296,8 +304,7 @@ class _File:
         if expression.startswith("file:"):
             path = os.path.join(os.path.dirname(self.path), expression.removeprefix("file:"))
             data = content(path, path, regular=True)
-            self.document.files.append(path)
-            self.document.took(data)
+            self.document.has_read(path, data)
             try:
                 return data.decode().rstrip("\r\n")
             except UnicodeDecodeError:

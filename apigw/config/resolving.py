@@ -6,7 +6,7 @@ Not here: where names are noted (``references``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import pydantic
@@ -20,6 +20,9 @@ from apigw.config.reader import Document, Section
 from apigw.config.references import POLICY, PolicyReference, Reference, parse_policy
 from apigw.config.text import Text, Wrong
 
+MOST_COMPARED = 20_000
+"""Names that are compared with unknown ones in all, to say what was probably meant: each takes up to 50 us."""
+
 
 def unresolved(
     document: Document,
@@ -32,31 +35,63 @@ def unresolved(
 
     :param policies: settings of the sections that are policies; kinds listed without a section are added to it.
     """
+    references = list(references)
+    names = _Names(document, kinds)
     defaults = [
         item
         for section, each in references
         if section.kind == "defaults" and each.role == POLICY and (item := _policy(each.text)) and not item.removed
     ]
+    found: set[tuple[str, str]] = set()  # most names stand in many sections
     for section, reference in references:
+        key = (reference.role, str(reference.text))
+        if key in found:
+            continue
         try:
             if reference.role == POLICY:
-                _find_policy(document, kinds, section, reference.text, defaults=defaults, policies=policies)
+                _find_policy(names, section, reference.text, defaults=defaults, policies=policies)
             else:
-                _find_section(document, kinds, reference)
+                _find_section(names, reference)
         except Wrong as wrong:
             what = wrong.what.replace("{shown}", f"`{reference.text.shown}`")
             option = option_at(section, reference.text.place)
             hint = "" if reference.text.secret else wrong.hint
             yield Problem(*reference.text.place, section.title, option, what, wrong.expected, hint)
+        else:
+            if not key[1].startswith("-"):  # what takes out of the defaults is right in some sections only
+                found.add(key)
 
 
-def _find_section(document: Document, kinds: Kinds, reference: Reference) -> None:
-    role = reference.role
-    playing = [kind for kind in kinds if kind == role or kinds[kind].role == role]
-    names = [name for kind, name in document.sections if meant(kind, kinds) in playing]
-    if str(reference.text) not in names:
-        expected = "" if names else f"a section [{role} NAME]"
-        raise Wrong(f"there is no {role} {{shown}}", expected, did_you_mean(reference.text, names))
+class _Names:
+    """The names of all sections, by what they may be used as."""
+
+    def __init__(self, document: Document, kinds: Kinds) -> None:
+        self.sections = document.sections
+        self.kinds = kinds
+        self.policies = [name for name, each in kinds.items() if each.policy]
+        self.of_kind: dict[str, list[str]] = {}
+        for kind, name in document.sections:
+            self.of_kind.setdefault(kind, []).append(name)
+        self.of_role: dict[str, dict[str, None]] = {}
+        for written, names in self.of_kind.items():
+            kind = meant(written, kinds)
+            for role in {kind, kinds[kind].role} - {""} if kind in kinds else ():
+                self.of_role.setdefault(role, {}).update(dict.fromkeys(names))
+        self._compared = 0
+
+    def like(self, word: str, names: Collection[str]) -> str:
+        """What was probably meant; of many unknown names, for the first ones only."""
+        if self._compared >= MOST_COMPARED:
+            return ""
+        self._compared += len(names)
+        return did_you_mean(word, names)
+
+
+def _find_section(names: _Names, reference: Reference) -> None:
+    known = names.of_role.get(reference.role, {})
+    if str(reference.text) not in known:
+        expected = "" if known else f"a section [{reference.role} NAME]"
+        raise Wrong(f"there is no {reference.role} {{shown}}", expected, names.like(reference.text, known))
 
 
 def _policy(text: Text) -> PolicyReference | None:
@@ -67,8 +102,7 @@ def _policy(text: Text) -> PolicyReference | None:
 
 
 def _find_policy(
-    document: Document,
-    kinds: Kinds,
+    names: _Names,
     section: Section,
     text: Text,
     *,
@@ -81,26 +115,25 @@ def _find_policy(
     if item.removed:
         _find_default(section, item, defaults)
         return
-    kind = kinds.get(item.kind)
-    known = [name for name, each in kinds.items() if each.policy]
+    kind = names.kinds.get(item.kind)
     if kind is None or not kind.policy:
-        named = [f"{one} {name}" for one, name in document.sections if name == item.kind and one in known]
-        hint = f"did you mean {named[0]}?" if named else did_you_mean(item.kind, known)
+        named = [f"{one} {item.kind}" for one in names.policies if (one, item.kind) in names.sections]
+        hint = f"did you mean {named[0]}?" if named else names.like(item.kind, names.policies)
         what = "there is no kind of policy `{kind}`" if not text.secret else "{shown} is no policy"
         raise Wrong(what.replace("{kind}", item.kind), "" if hint else "KIND NAME", hint)
-    if (item.kind, item.name) in document.sections:
+    if (item.kind, item.name) in names.sections:
         return
     if "|" in item.name:
         anonymous: dict[str, Any] = {"any": text}
         policies[item.kind, item.name] = kind.settings(**anonymous)
         return
-    names = [name for one, name in document.sections if one == item.kind]
-    if item.name or names:
+    known = names.of_kind.get(item.kind, [])
+    if item.name or known:
         what = f"there is no section [{item}]" if not text.secret else "{shown} names no section"
-        meant = did_you_mean(str(item), [f"{item.kind} {name}".rstrip() for name in names])
+        hint = names.like(str(item), [f"{item.kind} {name}".rstrip() for name in known])
         if not item.name:
-            meant = meant or f"did you mean {item.kind} {names[0]}?"
-        raise Wrong(what, hint=meant)
+            hint = hint or f"did you mean {item.kind} {known[0]}?"
+        raise Wrong(what, hint=hint)
     try:
         policies[item.kind, ""] = kind.settings()
     except pydantic.ValidationError as error:

@@ -27,6 +27,8 @@ TOLD = 4
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _EXPRESSION = re.compile(r"\$\$\{|\$\{([^{}]*)\}")
 _ESCAPED = re.compile(r'\\(["\\])')
+_SYNTAX = re.compile(r'"|\$\{|[ \t][;#]')
+"""What ``scan`` has to look at closely: quotes, substitutions and comments. Most values have none of them."""
 
 
 class Wrong(ValueError):
@@ -155,6 +157,13 @@ def _cut(line: Line, start: int, end: int) -> Text:
     start += len(raw) - len(raw.lstrip(BLANK))
     raw = raw.strip(BLANK)
     end = start + len(raw)
+    if not (line.inserted or line.quoted):
+        text = Text(raw)
+        text.place = line.place
+        text.raw = text.shown = raw
+        commas = tuple([comma - start for comma in line.commas if start <= comma < end])
+        text.lines = (Line(raw, line.place, commas),)
+        return text
     inserted = [span for span in line.inserted if span[0] < end and span[1] > start]
     inner = (start, end) in line.quoted
     value, shown, at = "", "", start
@@ -192,6 +201,9 @@ def scan(source: str, place: Place, substitute: Callable[[str], str] | None = No
     :param substitute: gives the value of what stands between ``${`` and ``}``; None leaves expressions as they are.
     :raises Wrong: if a ``${`` has no ``}``; and what ``substitute`` raises.
     """
+    if _SYNTAX.search(source) is None:
+        found_commas = tuple([found.start() for found in re.finditer(",", source)]) if "," in source else ()
+        return Line(source, place, found_commas)
     out: list[str] = []
     commas: list[int] = []
     quoted: list[tuple[int, int]] = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -133,8 +134,8 @@ def upstreams(configuration: Configuration) -> Iterator[Problem]:
                 what = f"{inner} is a split itself"
                 yield configuration.problem("split", name, "upstreams", what, expected="names of upstreams")
     for name, upstream in configuration.seen("upstream").items():
-        addresses = [target.name for target in upstream.targets if isinstance(target, TargetSpec)]
-        for address in dict.fromkeys(each for each in addresses if addresses.count(each) > 1):
+        addresses = Counter(target.name for target in upstream.targets if isinstance(target, TargetSpec))
+        for address in (each for each, times in addresses.items() if times > 1):
             what, hint = f"{address} is here twice", "a weight=2 gives it twice as many requests"
             yield configuration.problem("upstream", name, "targets", what, expected="each target once", hint=hint)
     for name, upstream in configuration.upstreams.items():

@@ -441,8 +441,8 @@ class GatewayService(Service):
     def _forget_series(self, generation: Generation) -> None:
         """Drop the metrics of what ``generation`` does not have."""
         self.shared.metrics.keep_only(
-            ["", *(facts.name for facts in generation.facts)],
-            [(name, each.name) for name, upstream in generation.upstreams.items() for each in upstream.targets.targets],
+            {"", *(facts.name for facts in generation.facts)},
+            {(name, each.name) for name, upstream in generation.upstreams.items() for each in upstream.targets.targets},
         )
 
     # Stop

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from typing import Any, TypedDict
 
 from prometheus_client import ProcessCollector
@@ -195,7 +196,7 @@ class Metrics:
         self.gauge(instruments.CONFIG_SUCCESS, lambda: [((), float(success))])
         self.gauge(instruments.CONFIG_TIMESTAMP, lambda: [((), loaded_at)])
 
-    def keep_only(self, routes: Collection[str], targets: Collection[tuple[str, str]]) -> None:
+    def keep_only(self, routes: AbstractSet[str], targets: AbstractSet[tuple[str, str]]) -> None:
         """Forget routes and targets (upstream, target) that are no longer configured, so that series don't pile up."""
         self._routes = {name: cells for name, cells in self._routes.items() if name == "" or name in routes}
         self._targets = {key: cells for key, cells in self._targets.items() if key in targets}

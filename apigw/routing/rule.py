@@ -20,8 +20,9 @@ Not here: finding the rule of a request (``table``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Generic, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -119,36 +120,54 @@ def parse_query(query: bytes | None) -> dict[bytes, list[bytes]]:
     return parameters
 
 
+MOST_AMBIGUITIES = 1000
+"""Pairs that are told at most."""
+
+
 def ambiguities(rules: Iterable[Rule[V]]) -> list[tuple[Rule[V], Rule[V]]]:
     """
-    Pairs of rules with equal rank that would both take some request, in file order.
+    Pairs of rules with equal rank that would both take some request, in file order; at most ``MOST_AMBIGUITIES``.
 
     Regular expressions count only if they are the same text, and conditions only if both rules ask for the same
     names: otherwise it is the file's order that decides, as documented.
     """
-    alike: dict[tuple[object, ...], list[Rule[V]]] = {}
+    same_place: dict[tuple[object, ...], list[Rule[V]]] = {}
     for rule in rules:
-        text = rule.path if rule.pattern.regex is not None else ""
-        names = tuple(sorted(condition.name for condition in rule.header_conditions))
-        parameters = tuple(sorted(condition.name for condition in rule.query_conditions))
-        key = (rule.specificity, rule.pattern.segments, text, names, parameters)
-        alike.setdefault(key, []).append(rule)
-    found = []
-    for rules_ in alike.values():
-        ordered = sorted(rules_, key=lambda rule: rule.order)
-        found += [
-            (first, second)
-            for index, first in enumerate(ordered)
-            for second in ordered[index + 1 :]
-            if _overlap(first, second)
-        ]
-    return sorted(found, key=lambda pair: (pair[0].order, pair[1].order))
+        pattern = rule.pattern
+        place = (pattern.kind, pattern.segments, pattern.below, rule.path if pattern.regex is not None else "")
+        for host in rule.host_patterns:
+            same_place.setdefault((*place, host.wildcard, host.name), []).append(rule)
+    found: dict[tuple[int, int], tuple[Rule[V], Rule[V]]] = {}
+    for together in same_place.values():
+        if len(together) > 1:
+            for pair in _ambiguous(sorted(together, key=lambda rule: rule.order)):
+                found[pair[0].order, pair[1].order] = pair
+                if len(found) >= MOST_AMBIGUITIES:
+                    return [found[key] for key in sorted(found)]
+    return [found[key] for key in sorted(found)]
+
+
+def _ambiguous(rules: Iterable[Rule[V]]) -> Iterator[tuple[Rule[V], Rule[V]]]:
+    """Of rules for the same host and path. Of those that ask in the same ways, only equal ones can collide."""
+    earlier: dict[object, dict[object, dict[object, list[Rule[V]]]]] = {}
+    for rule in rules:
+        asked = [*sorted(rule.header_conditions, key=_key), None, *sorted(rule.query_conditions, key=_key)]
+        names = (rule.specificity, *[each and each.name for each in asked])
+        tests = tuple([each and each.test for each in asked])
+        texts = tuple([each and each.text for each in asked])
+        alike = earlier.setdefault(names, {})
+        for others, by_texts in alike.items():
+            near = by_texts.get(texts, []) if others == tests else chain.from_iterable(by_texts.values())
+            yield from ((first, rule) for first in near if _overlap(first, rule))
+        alike.setdefault(tests, {}).setdefault(texts, []).append(rule)
+
+
+def _key(condition: Condition) -> tuple[bytes, str]:
+    return condition.name, condition.text
 
 
 def _overlap(first: Rule[V], second: Rule[V]) -> bool:
-    hosts = {(host.wildcard, host.name) for host in first.host_patterns}
-    if hosts.isdisjoint((host.wildcard, host.name) for host in second.host_patterns):
-        return False
+    """Whether two rules for the same host and path would take the same request."""
     # ``listed_methods``: HEAD that only follows from GET gives way to HEAD that is listed, so it makes no ambiguity.
     if first.methods and second.methods and first.listed_methods.isdisjoint(second.listed_methods):
         return False

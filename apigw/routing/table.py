@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import merge
 from typing import Generic, TypeVar
 
 from apigw.exchange.headers import Headers
@@ -26,7 +27,7 @@ V = TypeVar("V")
 MOST_HOSTS = 4096
 """Hosts remembered with their groups; when there are more (somebody makes them up), all are forgotten."""
 MOST_NODES = 100_000
-"""Merged nodes of a group: only a table made to hurt has that many."""
+"""Nodes of a group beyond one for each segment of its patterns: only a table made to hurt has that many."""
 
 
 @dataclass(slots=True)  # not frozen: making one takes a third of the time
@@ -120,7 +121,7 @@ class _Group(Generic[V]):
     :ivar start: the node before the path's first slash. :ivar highest: the highest priority.
     """
 
-    __slots__ = ("_expressions", "_nodes", "_sorted", "highest", "start")
+    __slots__ = ("_expressions", "_lists", "_nodes", "_room", "_sorted", "highest", "start")
 
     def __init__(self, rules: Iterable[Rule[V]]) -> None:
         rules = list(rules)
@@ -129,7 +130,9 @@ class _Group(Generic[V]):
         forms.sort(key=lambda form: (form[0].specificity, form[1], form[0].order))
         self._sorted = [_Candidate(rule, _HEAD if implied else rule.listed_methods or None) for rule, implied in forms]
         self._expressions = [index for index, (rule, _) in enumerate(forms) if rule.pattern.kind is Kind.REGEX]
-        self._nodes: dict[tuple[tuple[int, ...], tuple[int, ...]], _Node[V]] = {}
+        self._nodes: dict[tuple[tuple[int, ...], frozenset[int]], _Node[V]] = {}
+        self._room = MOST_NODES + sum(len(rule.pattern.segments) for rule in rules)
+        self._lists: dict[frozenset[int], tuple[_Candidate[V], ...]] = {}
         self.highest = max(rule.priority for rule in rules)
         root: _Branch[V] = _Branch()
         for index, (rule, _) in enumerate(forms):
@@ -139,41 +142,53 @@ class _Group(Generic[V]):
         start.children[b""] = self._merged([root], frozenset())
         self.start = start
         self._nodes.clear()
+        self._lists.clear()
 
     def _merged(self, branches: list[_Branch[V]], outer: frozenset[int]) -> _Node[V]:
         """The node that stands for all of ``branches`` at once; ``outer`` are rules of shorter prefixes."""
+        self._room -= 1
+        if self._room < 0:
+            raise ValueError("the templates of these routes overlap in too many ways")
         node: _Node[V] = _Node()
-        beyond = outer.union(*(branch.below for branch in branches))
-        here = outer.union(*(branch.ends for branch in branches))
+        below = [branch.below for branch in branches if branch.below]
+        ends = [branch.ends for branch in branches if branch.ends]
+        beyond = outer.union(*below) if below else outer
+        here = outer.union(*ends) if ends else outer
         node.here = self._candidates(here)
         node.beyond = self._candidates(beyond)
         others = [branch.any for branch in branches if branch.any is not None]
         if others:
             node.other = self._shared(others, beyond)
             node.children[b""] = None  # a template's segment is never empty
+        if len(branches) == 1 and not others:  # as most are: nothing to merge
+            for segment, branch in branches[0].static.items():
+                node.children[segment] = self._merged([branch], beyond)
+            return node
         for segment in {segment for branch in branches for segment in branch.static}:
             nexts = [branch.static[segment] for branch in branches if segment in branch.static]
             node.children[segment] = self._shared(nexts + (others if segment else []), beyond)
         return node
 
     def _shared(self, branches: list[_Branch[V]], outer: frozenset[int]) -> _Node[V]:
-        key = (tuple(sorted(map(id, branches))), tuple(sorted(outer)))
+        key = (tuple(sorted(map(id, branches))), outer)
         node = self._nodes.get(key)
         if node is None:
-            if len(self._nodes) >= MOST_NODES:
-                raise ValueError("the templates of these routes overlap in too many ways")
             node = self._nodes[key] = self._merged(branches, outer)
         return node
 
-    def _candidates(self, indices: Iterable[int]) -> tuple[_Candidate[V], ...]:
+    def _candidates(self, indices: frozenset[int]) -> tuple[_Candidate[V], ...]:
         """In order, up to the first that takes whatever comes."""
+        known = self._lists.get(indices)
+        if known is not None:
+            return known
         kept = []
-        for index in sorted({*indices, *self._expressions}):
+        for index in merge(sorted(indices), self._expressions):
             candidate = self._sorted[index]
             kept.append(candidate)
             if candidate.methods is None and not (candidate.headers or candidate.query or candidate.regex):
                 break
-        return tuple(kept)
+        self._lists[indices] = found = tuple(kept)
+        return found
 
 
 def _grow(branch: _Branch[V], index: int, pattern: PathPattern) -> None:

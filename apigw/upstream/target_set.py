@@ -433,8 +433,9 @@ class TargetSet:
 
         :param breakers: take over the circuit breakers, with their state; both sets' were made from the same settings.
         """
+        others = {each.name: each for each in other.targets}
         for target in self.targets:
-            known = next((each for each in other.targets if each.name == target.name), None)
+            known = others.get(target.name)
             if known is None:
                 continue
             for fact in _KNOWN:
