@@ -65,7 +65,17 @@ class Aggregate:
         )
         self._shaper = Shaper(settings, self._plan)
         self._vary = ", ".join(self._plan.vary).encode()
+        self._identity: tuple[bytes, ...] = ()
         self._forwarded = tuple((each.lower().encode(), each.encode()) for each in settings.forward_headers)
+
+    def identify(self, fields: frozenset[bytes]) -> None:
+        """
+        Tell services who the caller is, as plain routes do.
+
+        :param fields: those that the policies of this aggregate set for it, in lower case.
+        """
+        self._identity = tuple(sorted(fields))
+        self._shaper.private = self._plan.private or bool(fields)
 
     def __call__(self, request: Request, done: Done) -> None:
         """Answer ``request``."""
@@ -98,6 +108,9 @@ class Aggregate:
             if value is not None:
                 forwarded += ((name, value),)
         headers = request.headers
+        for name in self._identity:
+            if name in headers and all(lower != name for lower, _ in self._forwarded):
+                forwarded += tuple(pair for pair in headers.pairs if pair[0].lower() == name)
         trace: tuple[Pair, ...] = ()
         if b"traceparent" in headers:
             trace = tuple((name, value) for name in TRACE if (value := headers.joined(name)) is not None)

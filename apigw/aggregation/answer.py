@@ -30,6 +30,8 @@ class Shaper:
     def __init__(self, settings: AggregateSettings, plan: Plan) -> None:
         self._settings = settings
         self._plan = plan
+        self.private = plan.private
+        """Whether the answer is for one caller alone."""
         self._passed = [name.encode() for name in settings.pass_headers]
         self._vary = ", ".join(plan.vary).encode()
 
@@ -65,12 +67,9 @@ class Shaper:
         assert call is not None
         outcome = run.outcomes[call.index]
         detail = f"{call.name}: {outcome.detail}"
-        error: GatewayError
-        if outcome.fault == 400:
-            error = ClientFault(detail, reason=outcome.reason)
-        else:
-            error = UpstreamFault(detail, status=outcome.fault, reason=outcome.reason, headers=outcome.fields)
-        return self._problem(run, error)
+        fault = ClientFault if outcome.fault < 500 else UpstreamFault
+        error = fault(detail, status=outcome.fault, reason=outcome.reason, headers=outcome.fields)
+        return self._problem(run, error, call=call.name)
 
     def missing(self, run: Run, *, cancelled: bool = False) -> list[str]:
         """Names of the calls that failed; also of those that were not made, or not to their end, if that is wanted."""
@@ -93,10 +92,10 @@ class Shaper:
             pairs.append((b"Cache-Control", b"no-store"))
         elif any(b"cache-control" in headers for outcome in outcomes for headers in outcome.headers):
             parts = [(headers, now - outcome.at) for outcome in outcomes for headers in outcome.headers]
-            control = strictest(parts, private=self._plan.private)
+            control = strictest(parts, private=self.private)
             if control is not None:
                 pairs.append((b"Cache-Control", control))
-        elif self._plan.private:
+        elif self.private:
             pairs.append((b"Cache-Control", b"private"))
         if self._vary:
             pairs.append((b"Vary", self._vary))
@@ -112,13 +111,13 @@ class Shaper:
         answers = [(call.name, run.values[call.name]) for call in self._plan.calls]
         return merge(settings.merge or "namespace", settings.clash, answers)
 
-    def _problem(self, run: Run, error: GatewayError) -> Response:
+    def _problem(self, run: Run, error: GatewayError, **members: str) -> Response:
         calls = {
             call.name: self._described(run, call.name, outcome)
             for call, outcome in zip(self._plan.calls, run.outcomes, strict=True)
         }
         run.request.note("calls", {name: described["outcome"] for name, described in calls.items()})
-        response = problem(run.request, error, calls=calls)
+        response = problem(run.request, error, **members, calls=calls)
         absent = [name for name, described in calls.items() if described["outcome"] != OK]
         for name, value in self.completion(absent or list(calls)):
             response.headers.add(name, value)

@@ -31,6 +31,10 @@ TRACE = (b"traceparent", b"tracestate", b"baggage")
 """Fields of a trace that go on to services (W3C Trace Context, Baggage)."""
 
 
+_PASSED = (b"Retry-After", b"Allow", b"WWW-Authenticate")
+"""Fields without which a status that is passed on says too little (RFC 9110 10.2.3, 10.2.1, 11.6.1)."""
+
+
 class Client(Protocol):
     """An upstream's client (``apigw.upstream.client``): a treq client that also sends requests on."""
 
@@ -166,8 +170,7 @@ class Ask:
         if status not in self._asking.expect or (error is not None and status >= 500):
             response.discard()
             if error is None:
-                detail = f"the service answered {status}"
-                self._tell(failed(reason="call_unexpected_status", fault=502, detail=detail, status=status))
+                self._tell(self._refused(response))
             else:
                 self._fail(error)
             return
@@ -182,6 +185,15 @@ class Ask:
             self._too_large()
             return
         body.subscribe(self)
+
+    def _refused(self, response: Response) -> Outcome:
+        status = response.status
+        detail = f"the service answered {status}"
+        if status not in self._asking.passed:
+            return failed(reason="call_unexpected_status", fault=502, detail=detail, status=status)
+        outcome = failed(reason="call_status_passed", fault=status, detail=detail, status=status)
+        outcome.fields = tuple((name, value) for name in _PASSED for value in response.headers.get_all(name))
+        return outcome
 
     def fail(self, error: GatewayError) -> None:
         """Give up, for that reason."""

@@ -41,6 +41,7 @@ class Asking:
 
     :ivar pairs: fields that are the same each time. :ivar lines: these, ready to be sent. :ivar fields: the others.
     :ivar names: of all fields that the call has by itself, in lower case.
+    :ivar passed: statuses outside of ``expect`` that the client gets as they are.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Asking:
     body: BodyTemplate | None
     expect: frozenset[int]
     text: bool = False
+    passed: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True, eq=False)
@@ -183,6 +185,7 @@ def _asking(name: str, settings: CallSettings | UndoSettings, text: bool = False
         settings.body,
         settings.expect,
         text,
+        settings.pass_statuses if isinstance(settings, CallSettings) and not settings.optional else frozenset(),
     )
 
 
@@ -209,6 +212,13 @@ def mistakes(settings: AggregateSettings, captures: Container[str], *, anybody: 
                 "the call is not optional, so its default is never taken",
                 f"{option}.optional = yes",
             )
+        if "pass_statuses" in call.model_fields_set and call.pass_statuses:
+            if call.optional:
+                what = "the call is optional: when it fails, its default is taken, and no status is passed on"
+                yield Mistake(f"{option}.pass_statuses", what, warning=True)
+            elif call.pass_statuses <= call.expect:
+                what = "`expect` has all of these statuses, so they are answers and not passed on"
+                yield Mistake(f"{option}.pass_statuses", what, warning=True)
         if call.foreach is None and "concurrency" in call.model_fields_set:
             yield Mistake(f"{option}.concurrency", "only calls with foreach run more than once")
         if call.cache is not None and call.request.method not in {"GET", "HEAD", "QUERY"}:

@@ -11,9 +11,10 @@
         return {"user": await user.json(), "recentOrders": (await orders.json())[:5]}
 
 ``client`` has an attribute (and ``client["name"]``, for names that are none) for each upstream: treq's own ``get``,
-``post`` and ``request``, over the gateway's pools. Trace and request id go with each request. Deferreds, coroutines and
-asyncio futures may all be awaited, and a function with ``inlineCallbacks`` does as well. What is returned becomes JSON;
-a ``Response`` goes out as it is.
+``post`` and ``request``, over the gateway's pools. Trace, request id, forwarding fields (X-Forwarded-*) and the
+identity fields of the aggregate's policies go with each request. Deferreds, coroutines and asyncio futures may all be
+awaited, and a function with ``inlineCallbacks`` does as well. What is returned becomes JSON; a ``Response`` goes out as
+it is.
 
 When the client leaves, or the time is up, what is awaited is cancelled, and with it every request in flight.
 
@@ -85,16 +86,23 @@ def gather(*awaitables: Awaitable[Any]) -> Deferred[list[Any]]:
     return whole
 
 
+PASSED = (b"x-request-id", *TRACE)
+"""Fields of the client's request that go with every request of an aggregate."""
+
+
 class Clients(Mapping[str, "BoundClient"]):
     """Upstreams' clients for one request, by name or attribute."""
 
-    def __init__(self, clients: Mapping[str, Client], request: Request, max_answer: int) -> None:
+    def __init__(
+        self, clients: Mapping[str, Client], request: Request, max_answer: int, passed: tuple[bytes, ...] = PASSED
+    ) -> None:
         self._clients = clients
         self._request = request
         self._max_answer = max_answer
+        self._passed = passed
 
     def __getitem__(self, name: str) -> BoundClient:
-        return BoundClient(self._clients[name], self._request, self._max_answer)
+        return BoundClient(self._clients[name], self._request, self._max_answer, self._passed)
 
     def __getattr__(self, name: str) -> BoundClient:
         try:
@@ -110,12 +118,17 @@ class Clients(Mapping[str, "BoundClient"]):
 
 
 class BoundClient:
-    """treq's client for one upstream, within one request of a client: its id and trace go with each."""
+    """
+    treq's client for one upstream, within one request of a client.
 
-    def __init__(self, client: Client, request: Request, max_answer: int) -> None:
+    :param passed: fields of the client's request that go with each.
+    """
+
+    def __init__(self, client: Client, request: Request, max_answer: int, passed: tuple[bytes, ...] = PASSED) -> None:
         self._client = client
         self._request = request
         self._max_answer = max_answer
+        self._passed = passed
 
     def _limited(self, response: Any) -> Any:
         """An answer of at most so many bytes, as they come over the wire."""
@@ -138,9 +151,13 @@ class BoundClient:
         given = {name.lower() if isinstance(name, str) else name.lower().decode() for name in headers or ()}
         sent: dict[Any, Any] = dict(headers or {})
         own = request.headers
-        for name in (b"x-request-id", *TRACE):
+        for name in self._passed:
             value = request.id if name == b"x-request-id" else own.joined(name)
             if value and name.decode() not in given:
+                sent[name.decode()] = value.decode("latin-1")
+        for line in request.forwarding.lines.split(b"\r\n") if request.forwarding is not None else ():
+            name, _, value = line.partition(b": ")
+            if name and name.lower().decode() not in given:
                 sent[name.decode()] = value.decode("latin-1")
         answer = cast("Deferred[Any]", self._client.request(method, url, headers=sent, **arguments))
         return answer.addCallback(self._limited)
@@ -186,6 +203,11 @@ class PythonAggregate:
         self._clock = clock
         self._max_body = settings.max_body
         self._max_answer = settings.max_answer
+        self._passed: tuple[bytes, ...] = PASSED
+
+    def identify(self, fields: frozenset[bytes]) -> None:
+        """As ``Aggregate.identify``."""
+        self._passed = (*PASSED, *sorted(fields))
 
     def __call__(self, request: Request, done: Done) -> None:
         """Answer ``request``."""
@@ -196,7 +218,7 @@ class PythonAggregate:
         working.run(self._answer(request))
 
     async def _answer(self, request: Request) -> Response:
-        result = self._function(request, Clients(self._clients, request, self._max_answer))
+        result = self._function(request, Clients(self._clients, request, self._max_answer, self._passed))
         if inspect.isawaitable(result):
             result = await result
         if isinstance(result, Response):

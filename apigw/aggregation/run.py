@@ -467,7 +467,7 @@ class Each:
             whole = Outcome(OK, values, headers=headers)
         else:
             whole = failed(reason=worst.reason, fault=worst.fault, detail=worst.detail, status=worst.status)
-            whole.value, whole.headers = values, headers
+            whole.value, whole.headers, whole.fields = values, headers, worst.fields
         whole.at = self._run._place.services.clock()
         whole.seconds = whole.at - self._started
         return whole

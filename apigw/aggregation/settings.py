@@ -38,11 +38,16 @@ from apigw.config.values import (
     pairs,
     parse_header_name,
     parse_method,
+    parse_statuses,
     show_pairs,
+    show_statuses,
 )
 
 T = TypeVar("T")
 SUCCESS = frozenset(range(200, 300))
+ERRORS = frozenset(range(400, 600))
+PASSED = frozenset((404, 409, 410, 422, 429, 503))
+"""Statuses that tell the client something that it can act on: not found, conflict, wait."""
 RESERVED = frozenset(
     ("host", "content-length", "transfer-encoding", "connection", "te", "upgrade", "keep-alive", "expect")
 )
@@ -127,6 +132,15 @@ def _status(text: Text) -> int:
     return int(text)
 
 
+def _passed(text: Text) -> frozenset[int]:
+    if text == "none":
+        return frozenset()
+    found = parse_statuses(text)
+    if wrong := sorted(found - ERRORS):
+        raise Wrong(f"{wrong[0]} is not the status of an error", "400-599, or none")
+    return found
+
+
 Calling = Annotated[CallLine, Form("call", "UPSTREAM METHOD PATH, such as users GET /users/{jwt.sub}", _call_line)]
 Query = Annotated[Expression, Form("JMESPath", "a JMESPath expression", _expression)]
 Templates = Annotated[
@@ -174,6 +188,13 @@ class CallSettings(Settings):
     )
     select: Query | None = Field(None, description="Take this out of the answer, and forget the rest.")
     expect: StatusSet = Field(SUCCESS, description="Statuses that are answers; all others are failures.")
+    pass_statuses: Annotated[
+        frozenset[int], Form("statuses or none", "statuses such as 404, 429, 500-599, or none", _passed, show_statuses)
+    ] = Field(
+        PASSED,
+        description="Statuses of the service that the client gets, too, if the call is required: in a problem document,"
+        " with the service's `Retry-After`. All others that `expect` does not have become 502.",
+    )
     cache: Annotated[Duration, Field(gt=0)] | None = Field(
         None, description="Keep the answer for this long, for requests that are the same to the byte."
     )

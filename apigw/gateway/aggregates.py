@@ -13,6 +13,7 @@ from apigw.aggregation.aggregate import Aggregate, aggregate
 from apigw.aggregation.batch import Batch, Finished
 from apigw.aggregation.batch_items import Callers
 from apigw.aggregation.plan import mistakes
+from apigw.aggregation.python_class import PythonAggregate
 from apigw.aggregation.settings import AggregateSettings, BatchSettings
 from apigw.config.configuration import Configuration
 from apigw.config.kinds import Kind, Kinds
@@ -59,13 +60,22 @@ def show_tree(
 
     :param policies: all policies, which know the fields that say who a caller is.
     """
-    identity, credentials = frozenset[bytes](), frozenset[bytes]()
-    for policy in policies:
-        identity |= getattr(policy, "identity_headers", frozenset())
-        credentials |= getattr(policy, "credential_headers", frozenset())
+    policies = list(policies)
+    identity = _fields(policies, "identity_headers")
+    credentials = _fields(policies, "credential_headers")
     for responder in responders:
         if isinstance(responder, Batch):
             responder.use(root.route, root.normalise, finished, Callers(identity, credentials))
+
+
+def tell_identity(responder: Responder, policies: Iterable[Any]) -> None:
+    """Let the calls of an aggregate have the identity fields that its policies set, as plain routes do."""
+    if isinstance(responder, Aggregate | PythonAggregate):
+        responder.identify(_fields(policies, "identity_headers"))
+
+
+def _fields(policies: Iterable[Any], attribute: str) -> frozenset[bytes]:
+    return frozenset[bytes]().union(*(getattr(policy, attribute, ()) for policy in policies))
 
 
 def keep_answers(

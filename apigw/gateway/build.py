@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from apigw.config.configuration import Configuration
 from apigw.exchange.responder import Responder
-from apigw.gateway.aggregates import aggregate_route, batch_route, keep_answers, show_tree
+from apigw.gateway.aggregates import aggregate_route, batch_route, keep_answers, show_tree, tell_identity
 from apigw.gateway.clusters import build_upstream
 from apigw.gateway.environment import Shared
 from apigw.gateway.policies import BuiltPolicy, build_policies
@@ -97,6 +97,8 @@ def build(configuration: Configuration, shared: Shared, before: Generation | Non
         responders.append(responder)
         facts.append(route)
         listed = configuration.policies_of(settings) if kind != "health" else ()
+        if kind == "aggregate":
+            tell_identity(responder, [policies[item.kind, item.name].policy for item in listed])
         parameters = takes_parameters(settings, configuration)
         rules.append(
             rule(settings, route, responder, policies=policies, listed=listed, order=len(rules), parameters=parameters)

@@ -17,7 +17,7 @@ from tests.origins import RawClient
 
 HOW = ("ok", "404", "500", "refused", "hang", "reset", "invalid", "toobig")
 CAUSE = {
-    "404": (502, "call_unexpected_status"),
+    "404": (404, "call_status_passed"),
     "500": (502, "call_unexpected_status"),
     "refused": (502, "upstream_refused"),
     "hang": (504, "deadline_exceeded"),

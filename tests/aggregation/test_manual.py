@@ -86,7 +86,7 @@ async def test_the_checkout_takes_back_what_was_done(tmp_path: Path) -> None:
         fields = ("Authorization", token), ("Content-Type", "application/json")
         response = await gateway.get("/api/checkout", *fields, method="POST", body=b'{"items": [1]}')
         calls = json.loads(response.body)["calls"]
-        assert (response.status, calls["order"]["undo"], calls["payment"]["undo"]) == (502, "undone", "undone")
+        assert (response.status, calls["order"]["undo"], calls["payment"]["undo"]) == (409, "undone", "undone")
         assert [(each.line.split(b" HTTP")[0], each.body) for each in users.requests] == [
             (b"POST /payments", b'{"order":9,"amount":19.5}'),
             (b"POST /refunds", b'{"payment":4}'),

@@ -353,3 +353,33 @@ async def test_an_aggregate_within_a_batch_has_the_batchs_fields(gateway: Any, o
     assert response.values(b"set-cookie") == [b"a=1; HttpOnly"]
     [got] = service.requests
     assert (got.values(b"cookie"), got.values(b"x-tenant")) == ([b"c=1"], [b"t1"])
+
+
+@pytest.mark.parametrize("option", ["call.one = a GET /one", "class = tests.gateway.test_inner_requests:one"])
+async def test_calls_of_an_aggregate_have_the_identity_that_its_policies_prove(
+    gateway: Any, origin: Any, option: str
+) -> None:
+    service = await origin([reply(200, b"{}", (b"Cache-Control", b"max-age=60"))])
+    running = await gateway(
+        upstream(service.port)
+        + f"[jwt main]\nsecret = {SECRET}\nclaims_to_headers = sub: X-User-Id, org: X-Org\n"
+        + f"[aggregate page]\npath = /page\npolicies = jwt main\n{option}\n"
+        + f"[aggregate open]\npath = /open\n{option}\n"
+    )
+    fields = (TOKEN, *BROWSER, ("X-User-Id", "root"), ("x_user_id", "root"), ("X-Org", "evil"), ("Cookie", "c=1"))
+    response = await running.get("/page", *fields)
+    assert response.status == 200
+    if option.startswith("call"):
+        assert response.value(b"cache-control") == b"private, max-age=60"
+    await running.get("/open", *fields)
+    proved, unproved = ({name.lower(): value for name, value in got.fields} for got in service.requests)
+    assert proved[b"x-user-id"] == b"anna"
+    for got in (proved, unproved):
+        assert not got.keys() & {b"x-org", b"x_user_id", b"cookie", b"origin", b"sec-fetch-site", b"authorization"}
+        assert got[b"x-forwarded-for"] == b"127.0.0.1"
+    assert b"x-user-id" not in unproved
+
+
+async def one(request: Any, client: Any) -> Any:
+    """An aggregate in Python."""
+    return await (await client.a.get("/one")).json()
