@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -24,6 +23,7 @@ from typing import Any, TextIO
 
 from apigw.config.configuration import Configuration
 from apigw.config.problems import ConfigurationError, Problem
+from apigw.json_text import show
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -236,4 +236,4 @@ def _show(problems: Sequence[Problem], stream: TextIO) -> None:
 
 
 def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    print(show(value, indent=2))

@@ -14,7 +14,6 @@ data path. Access is decided before the path is looked at, so a stranger can't t
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -35,6 +34,7 @@ from apigw.exchange.errors import BodyTooLarge, ClientFault, GatewayError, Gatew
 from apigw.exchange.problem import problem
 from apigw.exchange.request import Request as Exchange
 from apigw.exchange.responder import drive
+from apigw.json_text import InvalidJSON, read, show
 from apigw.observability.exposition import render
 
 MOST_CONTENT = 64 * 1024
@@ -85,9 +85,9 @@ class AdminRequest(Request):
         """
         content = self.content.read()
         try:
-            parameters = json.loads(content) if content.strip() else {}
-        except (ValueError, RecursionError) as error:
-            raise ClientFault(f"the content is no JSON: {error}", reason="admin_bad_parameters") from error
+            parameters = read(content, unique=True) if content.strip() else {}
+        except InvalidJSON as error:
+            raise ClientFault(f"the content can't be read: {error}", reason="admin_bad_parameters") from error
         if not isinstance(parameters, dict):
             raise ClientFault("the content must be a JSON object", reason="admin_bad_parameters")
         return parameters
@@ -281,7 +281,7 @@ async def _made(page: Page, request: AdminRequest) -> Answer:
 
 
 def _json(document: object, status: int = 200) -> Answer:
-    return Answer(json.dumps(document, indent=2, default=str).encode() + b"\n", status=status)
+    return Answer(show(document, indent=2).encode() + b"\n", status=status)
 
 
 def _not_found() -> ClientFault:

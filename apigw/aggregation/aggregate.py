@@ -16,17 +16,17 @@ from typing import Any
 from apigw.aggregation.answer import Shaper
 from apigw.aggregation.asking import TRACE, Client, Services
 from apigw.aggregation.deadlines import Deadlines
-from apigw.aggregation.json_text import InvalidJson, decode
 from apigw.aggregation.plan import plan
 from apigw.aggregation.python_class import PythonAggregate
 from apigw.aggregation.run import Run, Workplace
 from apigw.aggregation.scope import scope
 from apigw.aggregation.settings import AggregateSettings
 from apigw.aggregation.stream import Stream
-from apigw.exchange.errors import ClientFault
+from apigw.exchange.errors import ClientFault, JSONTooLarge
 from apigw.exchange.headers import Pair
 from apigw.exchange.request import Request
 from apigw.exchange.responder import Done, Responder, drive, failed
+from apigw.json_text import InvalidJSON, TooManyValues, read
 from apigw.net.timers import Wheel
 
 
@@ -96,8 +96,10 @@ class Aggregate:
         if not data or "body" not in self._plan.roots:
             return None
         try:
-            return decode(data, self._settings.max_depth)
-        except InvalidJson as error:
+            return read(data, depth=self._settings.max_depth, unique=True)
+        except TooManyValues as error:
+            raise JSONTooLarge(str(error)) from None
+        except InvalidJSON as error:
             raise ClientFault(f"the content can't be read: {error}", reason="invalid_json") from None
 
     def _start(self, request: Request, content: Any, done: Done) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 from apigw.aggregation.answer_headers import passed, server_timing, strictest
 from apigw.aggregation.expressions import ExpressionFailed
-from apigw.aggregation.json_text import encode
 from apigw.aggregation.merging import merge
 from apigw.aggregation.outcome import CANCELLED, FAILED, NOT_ASKED, OK, Outcome
 from apigw.aggregation.plan import Plan
@@ -20,6 +19,7 @@ from apigw.exchange.errors import ClientFault, GatewayError, UpstreamFault
 from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.problem import problem
 from apigw.exchange.response import Response
+from apigw.json_text import write
 
 COMPLETED, MISSING = b"Apigw-Completed", b"Apigw-Missing"
 
@@ -44,7 +44,7 @@ class Shaper:
         if run.culprit is not None:
             return self.failure(run)
         try:
-            body = encode(self._shaped(run))
+            body = write(self._shaped(run))
         except ExpressionFailed as error:
             fault = UpstreamFault(f"`response` failed: {error}", reason="aggregate_not_shapeable")
             return self._problem(run, fault)

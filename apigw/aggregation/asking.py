@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from apigw.aggregation.json_text import InvalidJson, decode
 from apigw.aggregation.outcome import CANCELLED, OK, Outcome, failed
 from apigw.aggregation.plan import Asking
 from apigw.exchange.body import Body
@@ -25,6 +24,7 @@ from apigw.exchange.request import Request
 from apigw.exchange.responder import Responder
 from apigw.exchange.response import Response
 from apigw.http.fields import serialise
+from apigw.json_text import read
 
 Told = Callable[["Ask", Outcome], None]
 TRACE = (b"traceparent", b"tracestate", b"baggage")
@@ -269,11 +269,11 @@ class Ask:
             if self._asking.text:
                 value: Any = _text(data, headers)
             else:
-                value = decode(data, services.max_depth) if data else None
+                value = read(data, depth=services.max_depth) if data else None
         except _TooLarge:
             self._too_large()
             return
-        except (InvalidJson, ValueError) as error:
+        except ValueError as error:
             detail = f"the answer can't be read: {error}"
             self._tell(failed(reason="call_invalid_answer", fault=502, detail=detail, status=response.status))
             return

@@ -32,17 +32,18 @@ from urllib.parse import urlencode
 
 from apigw.aggregation.batch_items import Callers, Item, invalid, read
 from apigw.aggregation.deadlines import Deadlines
-from apigw.aggregation.json_text import InvalidJson, decode, encode
 from apigw.aggregation.settings import BatchSettings
 from apigw.aggregation.templates import ValueFault
 from apigw.exchange.body import Body
-from apigw.exchange.errors import ClientFault, ClientGone, GatewayError, UpstreamFault
+from apigw.exchange.errors import ClientFault, ClientGone, GatewayError, JSONTooLarge, UpstreamFault
 from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.problem import problem
 from apigw.exchange.request import Request
 from apigw.exchange.responder import Done, Responder, drive, failed
 from apigw.exchange.response import Response
 from apigw.http.targets import split_target
+from apigw.json_text import InvalidJSON, TooManyValues, write
+from apigw.json_text import read as read_json
 from apigw.net.timers import Wheel
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
@@ -102,8 +103,10 @@ class Batch:
             raise ClientFault("a batch must be application/json", status=415, reason="media_type_refused")
         data = b"" if request.body is None else await request.body.collect(settings.max_body)
         try:
-            whole = decode(data, settings.max_depth)
-        except InvalidJson as error:
+            whole = read_json(data, depth=settings.max_depth, unique=True)
+        except TooManyValues as error:
+            raise JSONTooLarge(str(error)) from None
+        except InvalidJSON as error:
             raise ClientFault(f"the content can't be read: {error}", reason="invalid_json") from None
         items, seconds = read(whole, settings.max_requests, self.callers)
         shorter = 0 < seconds < settings.timeout
@@ -173,7 +176,7 @@ class _Work:
         if not self._todo and not self._running and self._done is not None:
             done, self._done = self._done, None
             self._deadlines.remove(self)
-            body = encode([item.answer for item in self._items])
+            body = write([item.answer for item in self._items])
             pairs = [(b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store")]
             pairs += [pair for cookies in self._cookies for pair in cookies]
             done(Response(200, Headers(pairs), body))
@@ -200,13 +203,13 @@ class _Work:
             added = [(name, value.fill(self._values)) for name, value in item.query]
             own = [(name, value.fill(self._values)) for name, value in item.fields]
             content = item.content(self._values) if item.content is not None else None
-            data = content.encode() if isinstance(content, str) else encode(content)
+            data = content.encode() if isinstance(content, str) else write(content)
+            if added:
+                query = b"&".join(filter(None, (query, urlencode(added).encode())))
         except ValueFault as fault:
             raise ClientFault(fault.detail, status=424, reason=fault.reason) from None
         except ValueError:
             raise invalid("a value can't be written", item.place) from None
-        if added:
-            query = b"&".join(filter(None, (query, urlencode(added).encode())))
         taken = {name.lower() for name, _ in own}
         pairs: list[Pair] = [(name, value) for name, value in self._fields if name.lower() not in taken]
         pairs += own
@@ -331,9 +334,9 @@ def _described(response: Response, data: bytes, max_depth: int) -> dict[str, Any
     kind = (response.headers.get(b"content-type") or b"").partition(b";")[0].strip().lower()
     if kind == b"application/json" or kind.endswith(b"+json"):
         try:
-            described["body"] = decode(data, max_depth) if data else None
+            described["body"] = read_json(data, depth=max_depth) if data else None
             return described
-        except InvalidJson:
+        except InvalidJSON:
             pass  # then it is shown as what it is
     try:
         described["body"] = data.decode()

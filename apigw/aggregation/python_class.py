@@ -33,7 +33,6 @@ from twisted.web.client import ResponseFailed
 
 from apigw.aggregation.asking import TRACE, Client
 from apigw.aggregation.deadlines import Deadlines
-from apigw.aggregation.json_text import encode
 from apigw.aggregation.settings import AggregateSettings
 from apigw.exchange.body import Body
 from apigw.exchange.errors import BodyTooLarge, GatewayError, UpstreamFault
@@ -42,6 +41,7 @@ from apigw.exchange.problem import problem
 from apigw.exchange.request import Request
 from apigw.exchange.responder import Done, drive, failed
 from apigw.exchange.response import Response
+from apigw.json_text import write
 
 
 def gather(*awaitables: Awaitable[Any]) -> Deferred[list[Any]]:
@@ -223,7 +223,7 @@ class PythonAggregate:
             result = await result
         if isinstance(result, Response):
             return result
-        return Response(200, Headers([(b"Content-Type", b"application/json")]), encode(result))
+        return Response(200, Headers([(b"Content-Type", b"application/json")]), write(result))
 
 
 class _Working:

@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import Any
 
 from apigw.aggregation.answer import Shaper
-from apigw.aggregation.json_text import encode
 from apigw.aggregation.outcome import OK, Outcome
 from apigw.aggregation.plan import Call
 from apigw.aggregation.run import Run
@@ -23,6 +22,7 @@ from apigw.exchange.body import Body
 from apigw.exchange.headers import Headers
 from apigw.exchange.responder import Done
 from apigw.exchange.response import Response
+from apigw.json_text import write
 
 
 class Stream:
@@ -67,9 +67,9 @@ class Stream:
 
     def _send(self, run: Run, name: str, value: dict[str, Any]) -> None:
         try:
-            data = encode(value)
+            data = write(value)
         except ValueError:
-            data = encode({"call": name, "outcome": "failed", "reason": "aggregate_not_shapeable"})
+            data = write({"call": name, "outcome": "failed", "reason": "aggregate_not_shapeable"})
         piece = b"event: %b\ndata: %b\n\n" % (name.encode(), data) if self._events else data + b"\n"
         if self._body is None:
             self._run = run

@@ -17,7 +17,6 @@ Not here: where the values come from (``scope``), which names there are (``plan`
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
@@ -25,9 +24,9 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
-from apigw.aggregation.json_text import InvalidJson, decode, encode
 from apigw.exchange.errors import GatewayError
 from apigw.http.fields import is_field_value
+from apigw.json_text import InvalidJSON, read, string, write
 
 REQUEST_ROOTS = ("jwt", "path", "query", "header", "body", "consumer")
 """What can be known of the client's request; all other roots are calls, or ``item``."""
@@ -82,8 +81,8 @@ class Reference:
         self._default: str | None = found["default"]
         self._typed_default: Any = self._default
         if self._default is not None and self.root not in _TEXTS:
-            with suppress(InvalidJson):
-                self._typed_default = decode(self._default.encode(), 16)
+            with suppress(InvalidJSON):
+                self._typed_default = read(self._default.encode(), depth=16)
         steps: list[str | int] = []
         for quoted, plain, index in _STEP.findall(found["steps"]):
             steps.append(int(index) if index else plain or quoted)
@@ -146,7 +145,7 @@ class Reference:
         if type(value) is bool:
             return "true" if value else "false"
         if type(value) is int or type(value) is float or type(value) is str:
-            return value if type(value) is str else encode(value).decode()
+            return value if type(value) is str else write(value).decode()
         raise ValueFault(self, "is no text or number", reason="call_value_refused")
 
     def refused(self, what: str) -> ValueFault:
@@ -412,7 +411,7 @@ class BodyTemplate(Template):
         :raises ValueFault: a value is missing, or can't stand there.
         """
         if self._json is not None:
-            return encode(self._json(values))
+            return write(self._json(values))
         assert self._form is not None
         return b"".join(
             piece.encode() if isinstance(piece, str) else _encoded(piece, piece.written(values)) for piece in self._form
@@ -429,12 +428,12 @@ def _json(text: str, references: list[Reference]) -> Callable[[Values], Any]:
         if found["root"] is None:
             return found[0]
         references.append(Reference(_bare(found)))
-        return json.dumps(f"{_MARK}{len(references) - 1}")
+        return string(f"{_MARK}{len(references) - 1}")
 
     try:
-        tree = json.loads(_JSON_PIECE.sub(placed, text))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"this is not JSON: {getattr(error, 'msg', 'it is nested too deep')}") from None
+        tree = read(_JSON_PIECE.sub(placed, text).encode())
+    except ValueError as error:
+        raise ValueError(f"this is not JSON: {error}") from None
     return filling(tree, references)
 
 

@@ -16,7 +16,6 @@ Not here: addresses and networks (``addresses``); names of other sections (``ref
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import re
 import sys
@@ -31,6 +30,7 @@ from pydantic_core import core_schema
 
 from apigw.config.problems import Place, did_you_mean
 from apigw.config.text import Text, Wrong, written
+from apigw.json_text import InvalidJSON, mistake, read, show
 
 T = TypeVar("T")
 Parse = Callable[[Text], Any]
@@ -435,16 +435,10 @@ def parse_host(text: Text) -> str:
 
 def parse_json(text: Text) -> object:
     """JSON as it is written, outer quotes included."""
-
-    def refused(constant: str) -> object:
-        raise ValueError(f"{constant} is not JSON")
-
     try:
-        return json.loads(text.raw, parse_constant=refused)
-    except json.JSONDecodeError as error:
-        raise Wrong(f"this is not JSON: {error.msg} at its position {error.pos + 1}") from None
-    except (ValueError, RecursionError):
-        raise Wrong("this is not JSON that can be read") from None
+        return read(text.raw.encode())
+    except InvalidJSON as error:
+        raise Wrong(f"this is not JSON: {mistake(text.raw) or error}") from None
 
 
 def parse_object(text: Text) -> object:
@@ -487,7 +481,7 @@ Verbatim = Annotated[str, Form("text", "text", lambda text: text.raw)]
 """Text whose outer double quotes belong to it, as in JMESPath."""
 Word = Annotated[str, Form("text", "text on one line", one_line)]
 """Text that is not empty, on one line."""
-Json = Annotated[Any, Form("JSON", 'JSON such as [] or {"a": 1}', parse_json, json.dumps)]
+Json = Annotated[Any, Form("JSON", 'JSON such as [] or {"a": 1}', parse_json, show)]
 PythonObject = Annotated[object, Form("package.module:Name", "package.module:Name", parse_object, show_object)]
 """What the name stands for, imported."""
 Secret = pydantic.SecretStr

@@ -57,6 +57,12 @@ class BodyTooLarge(ClientFault):
     reason = "body_too_large"
 
 
+class JSONTooLarge(BodyTooLarge):
+    """The request's JSON has more values than are taken."""
+
+    reason = "json_too_large"
+
+
 class UpstreamFault(GatewayError):
     """The service did not answer as it should."""
 

@@ -6,13 +6,13 @@ The one place where an error becomes a response: ``application/problem+json`` (R
 
 from __future__ import annotations
 
-import json
 from http import HTTPStatus
 
 from apigw.exchange.errors import GatewayError
 from apigw.exchange.headers import Headers
 from apigw.exchange.request import Request
 from apigw.exchange.response import Response
+from apigw.json_text import show
 
 _TITLES = {status.value: status.phrase for status in HTTPStatus}
 
@@ -34,4 +34,4 @@ def problem(request: Request, error: GatewayError, **members: object) -> Respons
         **members,
     }
     headers = Headers([(b"Content-Type", b"application/problem+json"), *error.headers])
-    return Response(error.status, headers, json.dumps(document).encode(), error=error)
+    return Response(error.status, headers, show(document).encode(), error=error)

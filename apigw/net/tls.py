@@ -17,13 +17,13 @@ Not here: which certificate (``certificates``), the open connection (``tls_trans
 from __future__ import annotations
 
 import asyncio
-import json
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Final
 
+from apigw.json_text import show
 from apigw.net.certificates import CertificateStore
 from apigw.net.client_hello import ClientHello, ClientHelloError, ClientHelloReader, NotTLS
 from apigw.net.tls_transport import TLSBroken, TLSTransport
@@ -34,7 +34,7 @@ RECORD: Final = 16 * 1024
 DECODE_ERROR: Final = 50
 NO_APPLICATION_PROTOCOL: Final = 120
 
-_PROBLEM: Final = json.dumps(
+_PROBLEM: Final = show(
     {
         "type": "urn:apigw:problem:plain_http_on_tls_port",
         "title": "Bad Request",

@@ -15,18 +15,16 @@ Not here: where lines go (``apigw.observability.log_file``).
 
 from __future__ import annotations
 
-import json
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
-from json.encoder import encode_basestring_ascii
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-import orjson
 from twisted.logger import Logger
 
 from apigw.exchange.headers import Headers
 from apigw.exchange.request import Request
+from apigw.json_text import string, write_any
 from apigw.observability.log_file import LogFile
 from apigw.observability.redaction import query_redactor, url_redactor
 
@@ -328,7 +326,7 @@ def _json_context(key: tuple[Any, ...]) -> bytes:
         members |= {"upstream": upstream, "target": target, "tries": tries}
     if reason:
         members["reason"] = reason
-    return json.dumps(members, separators=(",", ":")).encode()[1:-1]
+    return write_any(members)[1:-1]
 
 
 def _json_findings(request: Request) -> bytes:
@@ -337,20 +335,13 @@ def _json_findings(request: Request) -> bytes:
     if request.identity is not None:
         findings = b',"identity":' + _quoted(request.identity.name)
     if request.notes:
-        findings += b',"notes":' + _json_notes(request.notes)
+        findings += b',"notes":' + write_any(request.notes)
     return findings
-
-
-def _json_notes(notes: Mapping[str, Any]) -> bytes:
-    try:
-        return orjson.dumps(notes, default=str)
-    except TypeError:  # orjson takes neither integers beyond 64 bits nor lone surrogates
-        return json.dumps(notes, default=str, separators=(",", ":")).encode()
 
 
 def _quoted(text: str) -> bytes:
     """A JSON string (RFC 8259 7), pure ASCII."""
-    return encode_basestring_ascii(text).encode("ascii")
+    return string(text).encode("ascii")
 
 
 def _quoted_bytes(data: bytes) -> bytes:

@@ -15,7 +15,6 @@ Not here: finding out how the targets are (``apigw.upstream``).
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
@@ -27,6 +26,7 @@ from apigw.exchange.request import Request
 from apigw.exchange.responder import Done, drive, failed
 from apigw.exchange.response import Response
 from apigw.http.targets import without_parameters
+from apigw.json_text import show
 
 HEALTHY = "healthy"
 UNHEALTHY = "unhealthy"
@@ -125,7 +125,7 @@ class Health:
         ready = self._ready()
         status, document = health_document(await self._upstreams(), draining=not ready)
         self._was_ready = ready
-        return status, json.dumps(document).encode() + b"\n"
+        return status, show(document).encode() + b"\n"
 
     def _made(self, answer: tuple[int, bytes]) -> None:
         self._kept = answer

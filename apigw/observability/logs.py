@@ -15,10 +15,10 @@ import re
 import time
 from typing import Any, Literal
 
-import orjson
 from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText, formatEvent
 from zope.interface import implementer
 
+from apigw.json_text import write
 from apigw.observability.log_file import LogFile
 
 Form = Literal["text", "json"]
@@ -151,11 +151,7 @@ def _as_json(event: LogEvent) -> bytes:
         members["traceback"] = failure.getTraceback()
     elif not message:
         return b""
-    try:
-        return orjson.dumps(members, option=orjson.OPT_APPEND_NEWLINE)
-    except TypeError:  # a lone surrogate
-        plain = {name: text.encode("utf-8", "backslashreplace").decode() for name, text in members.items()}
-        return orjson.dumps(plain, option=orjson.OPT_APPEND_NEWLINE)
+    return write(members) + b"\n"
 
 
 def _time(event: LogEvent) -> str:

@@ -18,7 +18,6 @@ Not here: which errors there are (docs/errors.md).
 from __future__ import annotations
 
 import html
-import json
 import mimetypes
 import re
 from collections.abc import Callable
@@ -35,6 +34,7 @@ from apigw.exchange.errors import ClientGone, GatewayError
 from apigw.exchange.headers import Headers
 from apigw.exchange.request import Request
 from apigw.exchange.response import Response
+from apigw.json_text import show, string
 from apigw.policies.accept import best_media_type
 from apigw.policies.policy import Environment, Policy, PolicySettings
 
@@ -158,7 +158,7 @@ def _facts(request: Request, status: int, error: GatewayError | None) -> dict[st
 
 def _filled(page: str, kind: bytes, facts: dict[str, str]) -> bytes:
     if not page:
-        return json.dumps(
+        return show(
             {"type": "about:blank", "title": facts["title"], "status": int(facts["status"]),
              "request_id": facts["request_id"]}
         ).encode()  # fmt: skip
@@ -172,7 +172,7 @@ def _filled(page: str, kind: bytes, facts: dict[str, str]) -> bytes:
 
 
 def _in_json(text: str) -> str:
-    return json.dumps(text)[1:-1]
+    return string(text)[1:-1]
 
 
 def _is_json(response: Response) -> bool:

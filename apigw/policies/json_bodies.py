@@ -6,33 +6,27 @@ Not here: what it should look like.
 
 from __future__ import annotations
 
-import json
 from itertools import islice
-from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
 import jsonschema_rs
-import msgspec
-import orjson
 import yaml
+from pydantic import Field
 
-from apigw.exchange.errors import ClientFault, UpstreamFault
+from apigw.config.values import Count
+from apigw.exchange.errors import ClientFault, JSONTooLarge, UpstreamFault
+from apigw.json_text import InvalidJSON, TooManyValues, read, without_halves
 
 MOST_VIOLATIONS = 100
+
+MostValues = Annotated[Count, Field(ge=1, le=1_000_000)]
 
 MANY = 5000
 """Values beyond which only the first violation is looked for: all cost 16 us each, and there may be a million."""
 
-DEEPEST = 1024
-"""Levels of arrays and objects within each other that orjson takes."""
-
 Violation = dict[str, str]
-
-
-class NotJSON(ValueError):
-    """It is no JSON, or more deeply nested than is taken."""
 
 
 class NotAsDescribed(ClientFault):
@@ -55,88 +49,23 @@ def is_json(content_type: bytes | None) -> bool:
     return kind in {b"application/json", b"text/json"} or (kind.startswith(b"application/") and kind.endswith(b"+json"))
 
 
-def read_json(data: bytes, *, once: bool = False) -> Any:
+def read_judged(data: bytes, most: int, *, unique: bool = False) -> Any:
     """
-    The value of ``data``, which is in UTF-8 (RFC 8259 8.1); large integers stay exact.
+    The value of a JSON text, for a schema: these take no half of a surrogate pair, and get U+FFFD for it.
 
-    :param once: refuse objects with a name that is there twice: of the two, the service may take the other.
-    :raises NotJSON: for anything that RFC 8259 does not allow, and for what is nested too deeply.
+    :param most: how many values there may be.
+    :raises InvalidJSON: when it is not JSON.
     """
-    return _read(data, object_pairs_hook=_once if once else None)
+    value = read(data, most=most, unique=unique)
+    plain = without_halves(data)
+    return value if plain is data else read(plain, most=most)
 
 
-def read_exactly(data: bytes) -> tuple[Any, bool]:
-    """As ``read_json``; and whether there are numbers that only ``write_json(exactly=True)`` writes as they were."""
-    odd: list[_Exact] = []
-
-    def number(text: str) -> float:
-        value = float(text)
-        if repr(value) == text:
-            return value
-        exact = _Exact(value)
-        exact.text = text
-        odd.append(exact)
-        return exact
-
-    return _read(data, parse_float=number), bool(odd)
-
-
-class _Exact(float):
-    """A number of which a float keeps less than what was sent: ``1.10``, ``1e400``, 30 digits."""
-
-    text: str
-
-
-_Exact.__name__ = "float"  # JMESPath looks at the name
-
-
-def _read(data: bytes, **how: Any) -> Any:
-    try:
-        if data.count(b"[") + data.count(b"{") > DEEPEST:
-            orjson.loads(data)  # stops at that depth, whatever the stack of this Python takes
-        return json.loads(data.decode("utf-8-sig"), parse_constant=_no_constant, **how)
-    except NotJSON:
-        raise
-    except (ValueError, RecursionError):
-        raise NotJSON("this is not JSON") from None
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        raise NotJSON("an object has the same name twice")
-    return made
-
-
-def _no_constant(name: str) -> Any:
-    raise NotJSON(f"{name} is not JSON")
-
-
-def write_json(value: Any, *, exactly: bool = False) -> bytes:
-    """
-    The opposite of ``read_json``, or of ``read_exactly``.
-
-    :raises ValueError: when a number is too large for JSON.
-    """
-    try:
-        if exactly:
-            return msgspec.json.encode(_as_read(value))
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can write
-        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _as_read(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _as_read(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_as_read(each) for each in value]
-    if isinstance(value, float):
-        if isinstance(value, _Exact):
-            return msgspec.Raw(value.text.encode())
-        if not isfinite(value):
-            raise ValueError("JSON has no such number")
-    return value
+def json_fault(error: InvalidJSON) -> ClientFault:
+    """What the client is told whose content is not taken."""
+    if isinstance(error, TooManyValues):
+        return JSONTooLarge(str(error))
+    return ClientFault(str(error), reason="json_invalid")
 
 
 def load_document(path: Path) -> Any:
@@ -150,7 +79,7 @@ def load_document(path: Path) -> Any:
     except OSError as error:
         raise ValueError(f"{path} can't be read: {error.strerror}") from None
     try:
-        return orjson.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=_Loader)  # noqa: S506 - safe
+        return read(text) if path.suffix == ".json" else yaml.load(text, Loader=_Loader)  # noqa: S506 - safe
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is neither JSON nor YAML: {' '.join(str(error).split())}") from None
 
@@ -216,11 +145,8 @@ class Schema:
 
         :param many: it has more than ``MANY`` values: only the first.
         """
-        try:
-            if self._validator.is_valid(value):
-                return []
-        except UnicodeEncodeError:
-            return [{"pointer": "", "message": "a text has half of a surrogate pair"}]
+        if self._validator.is_valid(value):
+            return []
         if many:
             try:
                 self._validator.validate(value)

@@ -28,18 +28,20 @@ from apigw.exchange.errors import BodyTooLarge, ClientFault
 from apigw.exchange.problem import problem
 from apigw.exchange.request import Request
 from apigw.exchange.response import Response
+from apigw.json_text import MOST_VALUES, InvalidJSON
 from apigw.policies.body_limit import ResponseTooLarge
 from apigw.policies.codings import CodingError, codings_of, decoded, refusal_of
 from apigw.policies.gathered import gathered
 from apigw.policies.json_bodies import (
+    MostValues,
     NotAsDescribed,
-    NotJSON,
     ResponseNotAsDescribed,
     Schema,
     Violation,
     has_many,
     is_json,
-    read_json,
+    json_fault,
+    read_judged,
     read_schema,
 )
 from apigw.policies.policy import Environment, Policy, PolicySettings
@@ -58,6 +60,8 @@ class Settings(PolicySettings):
     """The responses that must be as their schema asks."""
     max_size: Annotated[Size, Field(ge=1, le=64 << 20)] = 1 << 20
     """Bytes of content that are looked at; more is refused."""
+    max_json_values: MostValues = MOST_VALUES
+    """Values (items and members) that the JSON may have; a request with more gets 413."""
 
     @model_validator(mode="after")
     def _says_something(self) -> Settings:
@@ -88,7 +92,7 @@ class JSONSchema(Policy[Settings]):
     async def _checked(self, request: Request, body: Body, schema: Schema) -> Response | None:
         data, request.body = await gathered(body, self.settings.max_size)
         codings = codings_of(request.headers.joined(b"content-encoding"))
-        value, many = parsed_request(data, codings, self.settings.max_size)
+        value, many = parsed_request(data, codings, self.settings.max_size, self.settings.max_json_values)
         return refusal(request, schema.violations(value, many=many))
 
     def on_response(self, request: Request, response: Response) -> Response | Awaitable[Response]:
@@ -109,8 +113,8 @@ class JSONSchema(Policy[Settings]):
             raise ResponseTooLarge(f"the service's response has more than the {limit} bytes that are checked")
         try:
             data = decoded(data, codings_of(response.headers.joined(b"content-encoding")), limit)
-            violations = schema.violations(read_json(data), many=has_many(data))
-        except (NotJSON, CodingError) as error:
+            violations = schema.violations(read_judged(data, self.settings.max_json_values), many=has_many(data))
+        except (InvalidJSON, CodingError) as error:
             violations = [{"pointer": "", "message": str(error)}]
         if violations:
             # Pointers only: the messages quote what the service said.
@@ -119,7 +123,7 @@ class JSONSchema(Policy[Settings]):
         return response
 
 
-def parsed_request(data: bytes | None, codings: list[bytes], limit: int) -> tuple[object, bool]:
+def parsed_request(data: bytes | None, codings: list[bytes], limit: int, most: int) -> tuple[object, bool]:
     """
     The JSON of a request, and whether it has many values.
 
@@ -129,9 +133,9 @@ def parsed_request(data: bytes | None, codings: list[bytes], limit: int) -> tupl
         raise BodyTooLarge(f"at most {limit} bytes of content are taken")
     try:
         data = decoded(data, codings, limit) if codings else data
-        return read_json(data, once=True), has_many(data)
-    except NotJSON as error:
-        raise ClientFault(str(error), reason="json_invalid") from None
+        return read_judged(data, most, unique=True), has_many(data)
+    except InvalidJSON as error:
+        raise json_fault(error) from None
     except CodingError as error:
         raise refusal_of(error) from None
 

@@ -14,7 +14,6 @@ Not here: tokens (``jwt``).
 from __future__ import annotations
 
 import hmac
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from twisted.internet.defer import Deferred
 
 from apigw.exchange.errors import GatewayFault
 from apigw.exchange.responder import drive
+from apigw.json_text import InvalidJSON, read
 from apigw.policies.policy import Environment
 from apigw.policies.tokens import without_query
 from apigw.policies.watched_file import WatchedFile
@@ -138,9 +138,9 @@ def from_jwks(raw: bytes, *, secrets: bool) -> list[VerifyingKey]:
     :raises ValueError: if none is left.
     """
     try:
-        document = json.loads(raw)
-    except (ValueError, RecursionError):
-        raise ValueError("it is not JSON") from None
+        document = read(raw)
+    except InvalidJSON as error:
+        raise ValueError(f"it can't be read: {error}") from None
     members = document.get("keys", [document] if "kty" in document else ()) if isinstance(document, dict) else ()
     members = members if isinstance(members, list) else []
     keys = []

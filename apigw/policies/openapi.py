@@ -31,9 +31,10 @@ from apigw.exchange.errors import BodyTooLarge, ClientFault
 from apigw.exchange.problem import problem
 from apigw.exchange.request import Request
 from apigw.exchange.response import Response
+from apigw.json_text import MOST_VALUES
 from apigw.policies.codings import codings_of
 from apigw.policies.gathered import gathered
-from apigw.policies.json_bodies import MANY, NotAsDescribed, Violation, is_json
+from apigw.policies.json_bodies import MANY, MostValues, NotAsDescribed, Violation, is_json
 from apigw.policies.json_schema import parsed_request
 from apigw.policies.openapi_document import Document, Operation, Parameter
 from apigw.policies.policy import Environment, Policy, PolicySettings
@@ -52,6 +53,8 @@ class Settings(PolicySettings):
     """Whether parameters in the query that the document has not pass."""
     max_size: Annotated[Size, Field(ge=1, le=64 << 20)] = 1 << 20
     """Bytes of content that are looked at; more is refused."""
+    max_json_values: MostValues = MOST_VALUES
+    """Values (items and members) that the JSON may have; a request with more gets 413."""
 
 
 class OpenAPI(Policy[Settings]):
@@ -135,7 +138,7 @@ class OpenAPI(Policy[Settings]):
             value: object = content.of_form(data)
             many = data.count(b"&") > MANY
         else:
-            value, many = parsed_request(data, codings, limit)
+            value, many = parsed_request(data, codings, limit, self.settings.max_json_values)
         violations += [{"in": "body", **violation} for violation in content.schema.violations(value, many=many)]
         return _refusal(request, violations)
 

@@ -13,7 +13,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import jsonschema_rs
 
-from apigw.policies.json_bodies import NotJSON, Schema, load_document, read_json
+from apigw.json_text import MOST_VALUES, InvalidJSON
+from apigw.policies.json_bodies import Schema, load_document, read_judged
 
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 _URI = "urn:apigw:openapi"
@@ -347,8 +348,8 @@ def coerced(text: str, shape: dict[str, Any]) -> Any:
 
 def _json(text: str) -> Any:
     try:
-        return read_json(text.encode("utf-8", "replace"))
-    except NotJSON:
+        return read_judged(text.encode("utf-8", "replace"), MOST_VALUES, unique=True)
+    except InvalidJSON:
         return text
 
 

@@ -102,13 +102,13 @@ class Revocations:
     async def revoke_token(self, jti: str, until: float | None = None) -> None:
         """Revoke one token, or session, until it ends anyway (wall-clock seconds)."""
         self.tokens.add(jti)
-        await self._store.set_add(KEY, b"j" + jti.encode(), self._end(until))
+        await self._store.set_add(KEY, b"j" + _bytes(jti), self._end(until))
 
     async def revoke_subject(self, subject: str, until: float | None = None) -> None:
         """Revoke all tokens that ``subject`` has at this moment; ``until``: when the last of them ends."""
         issued = self._now()
         self.subjects[subject] = issued
-        await self._store.set_add(KEY, b"s%.3f:%b" % (issued, subject.encode()), self._end(until))
+        await self._store.set_add(KEY, b"s%.3f:%b" % (issued, _bytes(subject)), self._end(until))
 
     async def restore(self, *, jti: str | None = None, subject: str | None = None) -> bool:
         """Take an entry back. True if there was one."""
@@ -179,8 +179,16 @@ class Revocations:
             self._failing = False
 
 
+def _bytes(text: str) -> bytes:
+    """JSON may hold half of a surrogate pair."""
+    return text.encode("utf-8", "surrogatepass")
+
+
 def _parsed(member: bytes) -> tuple[str, float, str]:
-    text = member.decode("utf-8", "replace")
+    try:
+        text = member.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        text = member.decode("utf-8", "replace")
     if text[:1] == "j":
         return "j", 0.0, text[1:]
     issued, _, subject = text[1:].partition(":")

@@ -7,7 +7,6 @@ Not here: what is in them (``oidc``).
 from __future__ import annotations
 
 import base64
-import json
 import secrets
 import zlib
 from hashlib import blake2b
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from apigw.exchange.errors import GatewayFault
 from apigw.exchange.headers import Pair
 from apigw.exchange.request import Request
+from apigw.json_text import write
 from apigw.policies.tokens import Ambiguous, base64url, cookie, json_object
 
 PIECE = 3500
@@ -44,7 +44,7 @@ class Seal:
     def seal(self, value: dict[str, Any]) -> str:
         """The value as text that a cookie can hold."""
         nonce = secrets.token_bytes(_NONCE)
-        packed = zlib.compress(json.dumps(value, separators=(",", ":")).encode())
+        packed = zlib.compress(write(value))
         raw = nonce + self._ciphers[0].encrypt(nonce, packed, self._purpose)
         return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 

@@ -16,6 +16,7 @@ from urllib.parse import unquote_to_bytes
 from apigw.exchange.errors import ClientFault
 from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.request import Request
+from apigw.json_text import read_object
 
 V = TypeVar("V")
 
@@ -254,39 +255,13 @@ def field_value(value: Any, separator: str = ",") -> bytes:
 # ---- JSON that is signed ---------------------------------------------------------------------------------------------
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a member is there twice")
-    return found
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant)
-_scan = _DECODER.scan_once  # type: ignore[attr-defined]
-
-
 def json_object(raw: bytes) -> dict[str, Any]:
     """
     A JSON object without repeated members (RFC 8725 2.7: two readers may take different ones).
 
     :raises ValueError: for anything else, however deep or large.
     """
-    try:
-        text = raw.decode()
-        value, end = _scan(text, 0)
-        if end != len(text):
-            value = _DECODER.decode(text)  # white space around it, or something that is no white space
-    except StopIteration:
-        value = _DECODER.decode(text)
-    except RecursionError:
-        raise ValueError("it is too deep") from None
-    if type(value) is not dict:
-        raise ValueError("it is no object")
-    return value
+    return read_object(raw, unique=True)
 
 
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any
 
 import jmespath
@@ -27,10 +28,11 @@ from apigw.exchange.errors import BodyTooLarge, ClientFault, GatewayError, Upstr
 from apigw.exchange.headers import Headers
 from apigw.exchange.request import Request
 from apigw.exchange.response import Response
+from apigw.json_text import MOST_VALUES, InvalidJSON, read_exactly, write
 from apigw.policies.body_limit import ResponseTooLarge
 from apigw.policies.codings import CodingError, codings_of, decoded, encoded, refusal_of
 from apigw.policies.gathered import body_of, gathered
-from apigw.policies.json_bodies import NotJSON, is_json, read_exactly, write_json
+from apigw.policies.json_bodies import MostValues, is_json, json_fault
 from apigw.policies.policy import Policy, PolicySettings
 
 
@@ -58,6 +60,8 @@ class Settings(PolicySettings):
     """The responses that are changed."""
     max_size: Annotated[Size, Field(ge=1, le=64 << 20)] = 1 << 20
     """Bytes of content that are taken, before and after decoding; more is refused."""
+    max_json_values: MostValues = MOST_VALUES
+    """Values (items and members) that the JSON may have; a request with more gets 413."""
 
     @model_validator(mode="after")
     def _says_something(self) -> Settings:
@@ -98,13 +102,9 @@ class Transform(Policy[Settings]):
             raise BodyTooLarge(f"at most {limit} bytes of content are taken")
         codings = codings_of(request.headers.joined(b"content-encoding"))
         try:
-            if len(data) > AT_ONCE or codings:
-                call = self.environment.call_in_thread
-                data = await call(_transformed, self.settings.request, data, codings, limit)
-            else:
-                data = _transformed(self.settings.request, data, codings, limit)
-        except NotJSON as error:
-            raise ClientFault(str(error), reason="json_invalid") from None
+            data = await self._made(data, codings, request=True)
+        except InvalidJSON as error:
+            raise json_fault(error) from None
         except CodingError as error:
             raise refusal_of(error) from None
         except _Refused as error:
@@ -112,6 +112,14 @@ class Transform(Policy[Settings]):
         if not self.in_shadow:
             request.body = body_of(data)
             _without_digests(request.edit_headers())
+
+    async def _made(self, data: bytes, codings: list[bytes], *, request: bool) -> bytes:
+        if len(data) <= AT_ONCE and not codings:
+            return _transformed(self.settings, data, codings, request=request)
+        made: bytes = await self.environment.call_in_thread(
+            partial(_transformed, self.settings, data, codings, request=request)
+        )
+        return made
 
     def on_response(self, request: Request, response: Response) -> Response | Awaitable[Response]:
         if self.settings.response is None or response.error is not None:
@@ -125,7 +133,7 @@ class Transform(Policy[Settings]):
         body = response.body
         if isinstance(body, bytes) and 0 < len(body) <= AT_ONCE and b"content-encoding" not in response.headers:
             with _told():
-                made = _transformed(self.settings.response, body, [], self.settings.max_size)
+                made = _transformed(self.settings, body, [], request=False)
             return response if self.in_shadow else _changed(response, made)
         return self._response(response, body)
 
@@ -142,11 +150,7 @@ class Transform(Policy[Settings]):
             return response
         codings = codings_of(response.headers.joined(b"content-encoding"))
         with _told():
-            if len(data) > AT_ONCE or codings:
-                call = self.environment.call_in_thread
-                made = await call(_transformed, self.settings.response, data, codings, limit)
-            else:
-                made = _transformed(self.settings.response, data, codings, limit)
+            made = await self._made(data, codings, request=False)
         return response if self.in_shadow else _changed(response, made)
 
 
@@ -155,7 +159,7 @@ def _told() -> Iterator[None]:
     """What is wrong with a response is the service's fault."""
     try:
         yield
-    except (NotJSON, CodingError) as error:
+    except (InvalidJSON, CodingError) as error:
         raise UpstreamFault(f"the service's response: {error}", reason="response_unreadable") from None
     except _Refused as error:
         raise GatewayError(str(error), status=502, reason="transform_refused") from None
@@ -165,10 +169,14 @@ class _Refused(Exception):
     """The expression can't be applied."""
 
 
-def _transformed(expression: Any, data: bytes, codings: list[bytes], limit: int) -> bytes:
-    value, exactly = read_exactly(decoded(data, codings, limit) if codings else data)
+def _transformed(settings: Settings, data: bytes, codings: list[bytes], *, request: bool) -> bytes:
+    expression = settings.request if request else settings.response
+    assert expression is not None
+    if codings:
+        data = decoded(data, codings, settings.max_size)
+    value, exactly = read_exactly(data, most=settings.max_json_values, unique=request)
     try:
-        made = write_json(expression.search(value), exactly=exactly)
+        made = write(expression.search(value), exactly=exactly)
     except (JMESPathError, ArithmeticError, TypeError, ValueError, RecursionError) as error:
         raise _Refused(f"the transformation does not fit this content ({type(error).__name__})") from None
     return encoded(made, codings) if codings else made

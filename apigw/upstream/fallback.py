@@ -15,7 +15,6 @@ Not here: asking the other upstream: it comes in as a responder.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
 from apigw.exchange.errors import GatewayError, UpstreamFault
@@ -24,6 +23,7 @@ from apigw.exchange.problem import problem
 from apigw.exchange.request import Request
 from apigw.exchange.responder import Done, Responder
 from apigw.exchange.response import Response
+from apigw.json_text import read
 from apigw.upstream.settings import BreakerSettings
 
 _TYPES = {
@@ -126,7 +126,7 @@ def _body(settings: BreakerSettings) -> tuple[bytes, bytes]:
         return path.read_bytes(), _TYPES.get(path.suffix.lower(), b"application/octet-stream")
     body = (settings.fallback_body or "").encode()
     try:
-        json.loads(body)
+        read(body)
     except ValueError:
         return body, b"text/plain; charset=utf-8"
     return body, b"application/json"

@@ -117,7 +117,7 @@ def test_who_asked_and_what_policies_noted_is_told() -> None:
     request.note("odd", {1, 2})
     record = record_of(request)
     assert record["identity"] == 'ann "the\nboss"'
-    assert record["notes"] == {"cache": "hit", "big": 2**70, "odd": "{1, 2}"}
+    assert record["notes"] == {"cache": "hit", "big": 2**70, "odd": [1, 2]}
 
 
 def test_credentials_are_not_told() -> None:

@@ -70,7 +70,7 @@ def test_as_json_each_event_is_one_document(tmp_path: Path) -> None:
         "time": "2026-01-01T12:00:00.250Z", "level": "info", "logger": "apigw.upstream", "message": "a\nb",
     }  # fmt: skip
     assert "ValueError" in second["traceback"]
-    assert third["message"] == "\\ud800"
+    assert third["message"] == "\ud800"
 
 
 @pytest.mark.parametrize("form", ["text", "json"])

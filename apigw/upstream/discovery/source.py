@@ -6,7 +6,6 @@ A kind of source only says how to look once (``look``).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from apigw.config.text import Wrong
+from apigw.json_text import read
 from apigw.upstream.target_spec import SourceSpec, TargetSpec, parse_target_line
 
 log = Logger()
@@ -122,7 +122,7 @@ def parse_targets(content: bytes, spec: SourceSpec) -> tuple[TargetSpec, ...]:
     try:
         text = content.decode()
         if text.lstrip().startswith(("[", "{")):
-            document = json.loads(text)
+            document = read(content)
             entries = document.get("targets") if isinstance(document, dict) else document
             if not isinstance(entries, list):
                 raise Unusable("its JSON has no list of targets")
