@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+from apigw.config.files import Contents
 from apigw.config.gateway import AdminSettings, DefaultsSettings, GatewaySettings, HealthSettings
 from apigw.config.kinds import Kinds
 from apigw.config.listen import ListenSettings
@@ -34,6 +35,7 @@ class Configuration:
     :ivar files: every file that was read, those that only a ``${file:…}`` names included.
     :ivar digest: SHA-256 of all that was read, environment included.
     :ivar warnings: what doesn't hinder, but is hardly meant.
+    :ivar contents: of the files that were read, for building: what was checked is what is used.
     :ivar drafts: while mistakes are sought: sections with some, without the options at fault.
     """
 
@@ -47,6 +49,7 @@ class Configuration:
     warnings: tuple[Problem, ...] = ()
     written: Mapping[tuple[str, str], Section] = field(default_factory=dict, repr=False)
     drafts: Mapping[str, Mapping[str, Settings]] = field(default_factory=dict, repr=False)
+    contents: Contents = field(default_factory=Contents, repr=False, compare=False)
 
     def of(self, kind: str) -> Mapping[str, Any]:
         """All sections of a kind by name, in file order."""

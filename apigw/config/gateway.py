@@ -101,6 +101,12 @@ class GatewaySettings(Settings):
     drain_timeout: Duration = Field(
         30.0, description="How long requests in flight may take when the gateway is stopped; then they are cut off."
     )
+    file_timeout: Annotated[Duration, Field(gt=0, le=60)] = Field(
+        5.0,
+        description="How long reading a file may take: users, keys, certificates, targets, pages, included files. A"
+        " file that takes longer, is not a regular file or has more than 16 MiB is an error at start; later the last"
+        " good content stays in use. It holds for files that are named below this line.",
+    )
     name_servers: Several[NameServer] = Field(
         (),
         description="Who is asked for the names of `dns:` and `srv:` targets that `/etc/hosts` does not have; without"

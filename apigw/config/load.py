@@ -17,6 +17,7 @@ from dataclasses import replace
 from apigw.config.addresses import EndpointAddress
 from apigw.config.binding import bind
 from apigw.config.configuration import Configuration
+from apigw.config.files import Contents
 from apigw.config.kinds import BASE_KINDS, Kind, Kinds, meant
 from apigw.config.model import OPEN, Settings, allowed
 from apigw.config.problems import ConfigurationError, Problem, did_you_mean
@@ -42,7 +43,14 @@ def load(
     :param checks: further checks, see above.
     :raises ConfigurationError: with every mistake.
     """
-    document = read(os.fspath(path), os.environ if environ is None else environ)
+    with Contents() as contents:
+        return _loaded(os.fspath(path), kinds, os.environ if environ is None else environ, checks, contents)
+
+
+def _loaded(
+    path: str, kinds: Kinds, environ: Mapping[str, str], checks: Sequence[Check], contents: Contents
+) -> Configuration:
+    document = read(path, environ)
     problems = list(document.problems)
     elsewhere = _options_of(kinds)
     sections: dict[str, dict[str, Settings]] = {}
@@ -78,7 +86,7 @@ def load(
     policies = {(kind, name): each for kind in sections if kinds[kind].policy for name, each in sections[kind].items()}
     problems += unresolved(document, kinds, references, policies)
     configuration = Configuration(
-        path=os.fspath(path),
+        path=path,
         kinds=kinds,
         sections=sections,
         order=tuple(document.sections),
@@ -87,6 +95,7 @@ def load(
         digest=document.digest,
         written=document.sections,
         drafts=drafts,
+        contents=contents,
     )
     problems += _same_endpoints(configuration)
     problems += _checked(configuration, checks, certain=not _errors(problems))

@@ -17,19 +17,17 @@ Every mistake is noted, and reading goes on. Not here: what sections and options
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 import re
-import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from apigw.config import files
 from apigw.config.problems import Place, Problem
 from apigw.config.text import BLANK, NOWHERE, Line, Text, Wrong, scan
-
-LONGEST = 16 * 1024 * 1024
-"""Bytes of a file that are read at most."""
+from apigw.config.values import parse_duration
 
 _SECTION = re.compile(r"\[[ \t]*([^\]\s]*)(?:[ \t]+([^\]]*?))?[ \t]*\][ \t]*(?:(?<=[ \t])[;#].*)?")
 _NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*")
@@ -102,7 +100,8 @@ class Document:
     def has_read(self, path: str, data: bytes) -> None:
         """Count a file as read."""
         self.files.append(path)
-        self.real.add(os.path.realpath(path))
+        with suppress(OSError):
+            self.real.add(files.real(path))
         self.took(data)
 
     def took(self, *what: str | bytes) -> None:
@@ -119,32 +118,23 @@ def read(path: str, environ: Mapping[str, str]) -> Document:
     return document
 
 
-def content(path: str, shown: str, *, regular: bool = False) -> bytes:
+def content(path: str, shown: str, *, regular: bool = True) -> bytes:
     """
     Read a whole file.
 
     :param shown: what messages call it.
-    :param regular: refuse pipes and devices, which might never end.
-    :raises Wrong: if it can't be read, is too long, or isn't a file.
+    :param regular: refuse pipes and devices.
+    :raises Wrong: if it can't be read in time, is too long, or isn't a file.
     """
     try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_CLOEXEC | os.O_NONBLOCK)) as file:
-            if regular and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise Wrong(f"{shown} is no regular file", "a regular file")
-            os.set_blocking(file.fileno(), True)
-            data = file.read(LONGEST + 1)
+        return files.read(path) if regular else files.read_any(path)
     except FileNotFoundError:
         raise Wrong(f"there is no file {shown}") from None
-    except Wrong:
-        raise
     except IsADirectoryError:
         raise Wrong(f"{shown} is a folder", "a file") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a path"
         raise Wrong(f"{shown} can't be read: {reason}") from None
-    if len(data) > LONGEST:
-        raise Wrong(f"{shown} is longer than {LONGEST // 1024 // 1024} MiB")
-    return data
 
 
 @dataclass(slots=True)
@@ -164,7 +154,7 @@ class _File:
 
     def read(self, asked: Place, shown: str) -> None:
         try:
-            data = content(self.path, shown)
+            data = content(self.path, shown, regular=bool(self.above))
         except Wrong as wrong:
             title, option = ("gateway", "include") if self.above else ("", "")
             self.document.problems.append(Problem(*asked, title, option, wrong.what, wrong.expected))
@@ -256,8 +246,12 @@ class _File:
         self.option, self.lines, self.broken = "", [], False
 
     def _keep(self, section: Section, option: Option) -> None:
-        if section.kind == "gateway" and option.name == "include" and not option.broken:
-            self._ask_for(option)
+        if section.kind == "gateway" and not option.broken:
+            if option.name == "include":
+                self._ask_for(option)
+            elif option.name == "file_timeout":
+                with suppress(Wrong):  # it is reported where the section is bound
+                    files.use_timeout(parse_duration(option.value))
         kept = self.document.sections[section.kind, section.name]
         if kept is not section:  # a section that is here twice: only a [gateway] that includes is welcome
             if section.kind == "gateway" and option.name != "include":
@@ -285,11 +279,16 @@ class _File:
 
     def _include(self, pattern: Text) -> None:
         folder = os.path.dirname(self.path)
-        around = {os.path.realpath(path) for path in (*self.above, self.path)}
         wild = any(sign in pattern for sign in "*?[")
         path = os.path.join(folder, pattern)
-        for found in sorted(glob.glob(path)) if wild else [path]:
-            real = os.path.realpath(found)
+        try:
+            around = {files.real(path) for path in (*self.above, self.path)}
+            every = [(each, files.real(each)) for each in (files.matching(path) if wild else [path])]
+        except OSError as error:
+            what = f"{pattern.shown if pattern.secret else path} can't be read: {error.strerror}"
+            self.document.problems.append(Problem(*pattern.place, "gateway", "include", what))
+            return
+        for found, real in every:
             shown = pattern.shown if pattern.secret else found
             if real in around:
                 wrong = Wrong(f"{shown} includes itself in a circle", "each file once")
@@ -303,7 +302,7 @@ class _File:
     def _substitute(self, expression: str) -> str:
         if expression.startswith("file:"):
             path = os.path.join(os.path.dirname(self.path), expression.removeprefix("file:"))
-            data = content(path, path, regular=True)
+            data = content(path, path)
             self.document.has_read(path, data)
             try:
                 return data.decode().rstrip("\r\n")

@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 import pydantic
 from pydantic_core import core_schema
 
+from apigw.config import files
 from apigw.config.problems import Place, did_you_mean
 from apigw.config.text import Text, Wrong, written
 from apigw.json_text import InvalidJSON, mistake, read, show
@@ -332,7 +333,7 @@ def located(path: str, place: Place) -> Path:
 
 
 def parse_file(text: Text) -> Path:
-    """A file that is there and can be read."""
+    """A file that is there and can be read; while a configuration is loaded, its content stays for who uses it."""
     return readable(absolute(text))
 
 
@@ -343,22 +344,30 @@ def readable(path: Path, shown: str = "{shown}") -> Path:
     :param shown: what messages call it.
     """
     try:
-        if path.is_dir():
-            raise Wrong(f"{shown} is a folder")
-        if not path.exists():
-            nearby = "" if path.parent.is_dir() else f" (there is no folder {path.parent} either)"
-            raise Wrong(f"there is no file {shown}", f"a file that can be read{nearby}")
+        files.status(path)
+        files.read(path)
+    except IsADirectoryError:
+        raise Wrong(f"{shown} is a folder") from None
+    except FileNotFoundError:
+        nearby = "" if files.is_folder(path.parent) else f" (there is no folder {path.parent} either)"
+        raise Wrong(f"there is no file {shown}", f"a file that can be read{nearby}") from None
+    except PermissionError:
+        raise Wrong(f"{shown} can't be read: permission denied") from None
     except OSError as error:
         raise Wrong(f"{shown} can't be read: {error.strerror}") from None
-    if not os.access(path, os.R_OK):
-        raise Wrong(f"{shown} can't be read: permission denied")
     return path
 
 
 def parse_folder_or_file(text: Text) -> Path:
     """A file or folder that is there and can be read."""
     path = absolute(text)
-    return path if path.is_dir() and os.access(path, os.R_OK | os.X_OK) else parse_file(text)
+    try:
+        if files.is_folder(path):
+            files.names(path)
+            return path
+    except OSError as error:
+        raise Wrong(f"{{shown}} can't be read: {error.strerror}") from None
+    return parse_file(text)
 
 
 FilePath = Annotated[Path, Form("file", "a file that can be read", parse_file)]

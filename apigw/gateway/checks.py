@@ -15,6 +15,7 @@ from typing import Any
 
 from twisted.web.resource import IResource
 
+from apigw.config import files
 from apigw.config.configuration import Configuration
 from apigw.config.problems import Problem
 from apigw.gateway.aggregates import wrong_aggregates
@@ -31,7 +32,7 @@ from apigw.routing.patterns import condition, host_pattern, path_pattern
 from apigw.routing.rule import Rule, ambiguities
 from apigw.routing.table import RouteTable
 from apigw.routing.target_path import compile_target
-from apigw.upstream.target_spec import TargetSpec
+from apigw.upstream.target_spec import SourceSpec, TargetSpec
 
 
 def wrong_patterns(configuration: Configuration) -> Iterator[Problem]:
@@ -138,6 +139,9 @@ def upstreams(configuration: Configuration) -> Iterator[Problem]:
         for address in (each for each, times in addresses.items() if times > 1):
             what, hint = f"{address} is here twice", "a weight=2 gives it twice as many requests"
             yield configuration.problem("upstream", name, "targets", what, expected="each target once", hint=hint)
+        for source in upstream.targets:
+            if isinstance(source, SourceSpec) and source.kind == "file" and (what := _unreadable(source.where)):
+                yield configuration.problem("upstream", name, "targets", what, expected="a file that can be read")
     for name, upstream in configuration.upstreams.items():
         other = upstream.breaker.fallback_upstream
         if other == name or (other in splits and name in splits[other].upstreams):
@@ -147,15 +151,31 @@ def upstreams(configuration: Configuration) -> Iterator[Problem]:
             )
 
 
+def _unreadable(path: str) -> str:
+    """Why not; a file that is not there may come later."""
+    try:
+        files.read(path)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"{path} can't be read: {error.strerror}"
+    return ""
+
+
 def access_log(configuration: Configuration) -> Iterator[Problem]:
     """The folder of the access log is there, and its path is no folder."""
     for settings in configuration.seen("gateway").values():
         path = settings.access_log
         if path in {"-", "off"}:
             continue
-        if not os.path.isdir(os.path.dirname(path)):
+        try:
+            folder, is_folder = files.is_folder(os.path.dirname(path)), files.is_folder(path)
+        except TimeoutError as error:
+            yield configuration.problem("gateway", "", "access_log", f"{path}: {error.strerror}")
+            continue
+        if not folder:
             yield configuration.problem("gateway", "", "access_log", f"there is no folder {os.path.dirname(path)}")
-        elif os.path.isdir(path):
+        elif is_folder:
             what = f"{path} is a folder"
             yield configuration.problem("gateway", "", "access_log", what, expected="the path of a file")
 

@@ -63,7 +63,8 @@ class Upstream:
         self.fallbacks = 0
         self._shared = shared
         self._heads = ResponseHeads()
-        self._tls: ClientTLS | None = None
+        # Now, if it needs files: later, when discovery finds a target, reading them would hold up the loop.
+        self._tls = self._client_tls() if settings.tls.ca or settings.tls.certificate else None
         self._checks: dict[Target, Pool] = {}  # their own connections: a target that is full is not ill
         self.prober: Prober | None = None
         self.discovery: Discovery | None = None
@@ -162,6 +163,11 @@ class Upstream:
         self.prober.start()
         shared.ticks.append(self.targets.tick)
 
+    async def files_read(self) -> None:
+        """Wait until the files that have its targets were read, or could not be."""
+        if self.discovery is not None:
+            await self.discovery.files_read()
+
     def take_over(self, before: Upstream) -> None:
         """Take the place of one with other settings: what that one knows of the same targets is not forgotten."""
         ours, theirs = self.settings.breaker, before.settings.breaker
@@ -203,7 +209,12 @@ class Upstream:
         if all(isinstance(source, TargetSpec) for source in settings.sources):
             return
         self.discovery = Discovery(
-            settings.sources, reactor, settings.discover_interval, lambda: shared.names, shared.outside.get
+            settings.sources,
+            reactor,
+            settings.discover_interval,
+            lambda: shared.names,
+            shared.outside.get,
+            disk=shared.files,
         )
         if former is not None:
             self.discovery.take_over(former)
@@ -325,12 +336,7 @@ class Upstream:
         settings = self.settings
         name = target.spec.found_as or target.host
         if target.scheme == "https" and self._tls is None:
-            self._tls = ClientTLS(
-                ca=str(settings.tls.ca) if settings.tls.ca else None,
-                certificate=settings.tls.certificate,
-                server_name=settings.tls.server_name,
-                timeout=settings.timeout.connect,
-            )
+            self._tls = self._client_tls()
         response_timeout = settings.timeout.response
         if settings.breaker.on and settings.breaker.timeout is not None:
             response_timeout = min(response_timeout, settings.breaker.timeout)
@@ -354,6 +360,15 @@ class Upstream:
             keep_timeout=settings.pool.idle_timeout,
             response_timeout=response_timeout,
             idle_timeout=settings.timeout.idle,
+        )
+
+    def _client_tls(self) -> ClientTLS:
+        tls = self.settings.tls
+        return ClientTLS(
+            ca=str(tls.ca) if tls.ca else None,
+            certificate=tls.certificate,
+            server_name=tls.server_name,
+            timeout=self.settings.timeout.connect,
         )
 
     def _ask_target(self, target: Target, method: str, path: str, timeout: float) -> Awaitable[TreqResponse]:

@@ -15,7 +15,9 @@ from typing import Any
 from apigw.exchange.request import Request
 from apigw.gateway.fetching import Outside
 from apigw.gateway.names import Names
+from apigw.net.files import Files
 from apigw.net.timers import TICK, Wheel
+from apigw.observability.instruments import FILE_FAILURES
 from apigw.observability.metrics import Metrics
 from apigw.policies.revocation import Revocations, RevocationSettings
 from apigw.stores.limits import MemoryLimits
@@ -43,6 +45,7 @@ class Shared:
         self.limits = MemoryLimits(monotonic, self.later)
         self.outside = Outside(self.wheel, self.later)
         self.names = Names()
+        self.files = Files(self._count_file)
         self.ready = False
         self.finished: Callable[[Request, int, int, float], None] = lambda *_: None
         self.asked: tuple[dict[str, Any], Revocations | None] | None = None
@@ -62,6 +65,9 @@ class Shared:
             now = time.time  # noqa: TID251 - tokens tell the time of day
             self._revocations = Revocations(settings, self.store, self.clock, now, self.later)
         return self._revocations
+
+    def _count_file(self, path: str) -> None:
+        self.metrics.counter(FILE_FAILURES, path).value += 1
 
     def remember(self) -> Callable[[], None]:
         """Note what building another configuration changes here; what is returned puts it back."""

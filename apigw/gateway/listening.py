@@ -13,12 +13,15 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from apigw.config.addresses import EndpointAddress
 from apigw.config.listen import ListenSettings
 from apigw.downstream.h1_channel import H1Channel
 from apigw.downstream.site import Finished, GatewaySite, Limits
+from apigw.exchange.responder import drive
 from apigw.gateway.environment import Shared, trusted
+from apigw.net.certificate_files import CertificateError
 from apigw.net.certificates import CIPHERS, CertificateStore
 from apigw.net.listeners import Listener
 from apigw.net.proxy_protocol import ProxyRules
@@ -71,7 +74,6 @@ class Listening:
                 minimum=settings.tls.minimum,
                 ciphers=settings.tls.ciphers or CIPHERS,
                 alpn=settings.tls.alpn,
-                report=lambda text: log.error("listen {name}: certificate: {text}", name=name, text=text),
             )
         self.site = GatewaySite(
             root,
@@ -82,6 +84,8 @@ class Listening:
             scheme=b"https" if settings.tls is not None else b"http",
             clock=shared.clock,
         )
+        self._files = shared.files
+        self._looking = False
         self.handshake_failures: dict[str, int] = {}
         self._tls_server: TLSServer | None = None
         self._proxy_rules: ProxyRules | None = None
@@ -165,9 +169,30 @@ class Listening:
             self._proxy_rules.timeout = settings.timeout.head
 
     def look_at_certificates(self) -> None:
-        """Take certificates that were replaced."""
-        if self.store is not None and self.store.reload_if_changed():
+        """Take certificates that were replaced. The files are read beside the loop, one look at a time."""
+        if self.store is not None and not self._looking:
+            self._looking = True
+            drive(self._look(self.store), lambda _: None, self._not_looked)
+
+    async def _look(self, store: CertificateStore) -> None:
+        path, user = str(store.sources[0]), f"listen {self.name}"
+        try:
+            found = await self._files.beside(f"{path} of {user}", store.look)
+        except TimeoutError as error:
+            self._files.failed(path, error, user, log)
+            return
+        finally:
+            self._looking = False
+        if found is not None and store.take(found):
             log.info("listen {name}: certificates were replaced", name=self.name)
+        if found is not None and store.last_error is not None:
+            self._files.failed(path, CertificateError(store.last_error), user, log)
+        elif store.last_error is None:
+            self._files.good(path, user, log)
+
+    def _not_looked(self, error: BaseException) -> None:
+        self._looking = False
+        log.failure("listen {name}: certificates can't be looked at", Failure(error), name=self.name)
 
     async def leave(self, *, shared: bool = False) -> None:
         """

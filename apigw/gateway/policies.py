@@ -16,6 +16,7 @@ from typing import Any
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
+from apigw.config import files as files_on_disk
 from apigw.config.configuration import Configuration
 from apigw.gateway.environment import Shared
 from apigw.observability.instruments import POLICY_EVENTS
@@ -76,7 +77,7 @@ def _states(files: Iterable[Path]) -> dict[Path, object]:
     states: dict[Path, object] = {}
     for file in files:
         try:
-            about = file.stat()
+            about = files_on_disk.status(file)
             states[file] = (about.st_mtime_ns, about.st_size, about.st_ino)
         except OSError:
             states[file] = None
@@ -143,6 +144,7 @@ def build_policies(
             fetch=shared.outside.fetch,
             store=shared.store,
             limits=shared.limits,
+            files=shared.files,
             call_in_thread=deferToThread,
             policy=policy,
             log=Logger(namespace=f"apigw.policies.{kind}"),

@@ -45,6 +45,7 @@ from apigw.gateway.upstream_metrics import measure
 from apigw.gateway.views import AdminListening
 from apigw.net.sockets import CannotListen, Descriptors, use_mode
 from apigw.net.systemd import Systemd
+from apigw.net.threads import in_daemon
 from apigw.observability import instruments
 from apigw.observability.log_file import LogFile
 from apigw.observability.logs import LogLines, Repeats
@@ -78,7 +79,9 @@ class GatewayService(Service):
         self.shared = Shared()
         self.accounting = Accounting(self.shared.metrics, standard_output)
         self.shared.finished = self.accounting.finished
-        self.generation: Generation = build(configuration, self.shared, None)
+        self.shared.files.timeout = configuration.gateway.file_timeout
+        with configuration.contents:
+            self.generation: Generation = build(configuration, self.shared, None)
         self.applied_at = time.time()  # noqa: TID251 - a person reads it
         self.last_error: tuple[float, list[str]] | None = None
         self.listening: dict[str, Listening] = {}
@@ -118,9 +121,11 @@ class GatewayService(Service):
         self._install_signals()
         opened: list[Listening | AdminListening] = []
         try:
-            for name, settings in self.configuration.listens.items():
-                self.listening[name] = self._listening(name, settings, self.generation)
-                opened.append(self.listening[name])
+            with self.configuration.contents:
+                for name, settings in self.configuration.listens.items():
+                    self.listening[name] = self._listening(name, settings, self.generation)
+                    opened.append(self.listening[name])
+            self.configuration.contents.forget()
             if self.configuration.admin is not None:
                 self.admin = AdminListening(self.configuration.admin, self)
                 opened.append(self.admin)
@@ -189,6 +194,8 @@ class GatewayService(Service):
         self.generation.upstreams.take_effect(self.configuration.upstreams, {})
         for upstream in self.generation.upstreams.values():
             upstream.start()
+        for upstream in self.generation.upstreams.values():
+            await upstream.files_read()
         await self._start_policies(None)
         for listening in self.listening.values():
             await listening.start()
@@ -241,6 +248,7 @@ class GatewayService(Service):
                 for reason, count in listening.handshake_failures.items()
             ],
         )
+        metrics.gauge(instruments.FILE_STALE, lambda: [((path,), 1.0) for path in self.shared.files.failing()])
         metrics.gauge(instruments.ACCESS_LOG_LOST, lambda: [((), self.accounting.lost)])
 
     def _pool_connections(self) -> list[tuple[tuple[str, ...], float]]:
@@ -318,7 +326,8 @@ class GatewayService(Service):
     async def _reload(self) -> None:
         self._systemd.reloading()
         try:
-            await self._replace(load(self.configuration.path))
+            path = self.configuration.path
+            await self._replace(await in_daemon(lambda: load(path), "apigw reload"))
         except ConfigurationError as error:
             self._reload_failed(str(error).splitlines())
         except (CannotListen, CannotStart, OSError, ValueError) as error:
@@ -344,6 +353,8 @@ class GatewayService(Service):
         """Build the new beside the old, open what has to be opened, then swap."""
         old = self.generation
         wanted = configuration.listens
+        if self._drained is not None:
+            raise CannotStart("the gateway is ending")
         if not wanted and configuration.admin is None:
             raise CannotStart(f"{configuration.path} asks for no listener: there is nothing to serve")
         leaving = [each for name, each in self.listening.items() if not _stays(each, wanted.get(name))]
@@ -355,10 +366,12 @@ class GatewayService(Service):
         new: Generation | None = None
         put_back = self.shared.remember()
         try:
-            new = build(configuration, self.shared, old)
-            for name, settings in wanted.items():
-                if not _stays(self.listening.get(name), settings):
-                    opened[name] = self._listening(name, settings, new, free)
+            with configuration.contents:
+                new = build(configuration, self.shared, old)
+                for name, settings in wanted.items():
+                    if not _stays(self.listening.get(name), settings):
+                        opened[name] = self._listening(name, settings, new, free)
+            configuration.contents.forget()
             if configuration.admin is not None and not _stays(self.admin, configuration.admin):
                 admin = AdminListening(configuration.admin, self, free)
             if log_options(configuration) != log_options(old.configuration):
@@ -366,6 +379,8 @@ class GatewayService(Service):
             for name, upstream in new.upstreams.items():
                 if old.upstreams.get(name) is not upstream:
                     upstream.start(old.upstreams.get(name))
+            for upstream in new.upstreams.values():
+                await upstream.files_read()
             await self._start_policies(old, new)
             for listening in opened.values():
                 await listening.start()
@@ -388,6 +403,7 @@ class GatewayService(Service):
 
         # From here on nothing waits: between two requests the gateway is another.
         self.generation = new
+        self.shared.files.timeout = configuration.gateway.file_timeout
         new.upstreams.take_effect(configuration.upstreams, old.upstreams)
         proxies = configuration.gateway.trusted_proxies
         for name, listening in self.listening.items():

@@ -14,7 +14,9 @@ import hashlib
 import os
 import re
 import shlex
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -24,6 +26,8 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from apigw.config import files
 
 EXPIRY_WARNING: Final = timedelta(days=14)
 """How long before its end a certificate is warned of. ACME clients renew 30 days before: they have failed by then."""
@@ -35,6 +39,27 @@ _KEY: Final = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.+?-----END \1--
 
 class CertificateError(Exception):
     """A certificate can't be served; the text names the file and says why."""
+
+
+@contextmanager
+def as_file(content: bytes) -> Iterator[str]:
+    """
+    A path at which OpenSSL reads these bytes (it takes nothing but paths).
+
+    Not the files themselves: they may have changed since they were checked. In memory, where there is memfd.
+    """
+    if hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd"):
+        descriptor = os.memfd_create("certificate")
+        try:
+            os.write(descriptor, content)
+            yield f"/proc/self/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
+    else:
+        with tempfile.NamedTemporaryFile() as file:  # readable by its owner only
+            file.write(content)
+            file.flush()
+            yield file.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +99,22 @@ def pair_files(sources: Iterable[str]) -> list[PairFiles]:
     """
     found: dict[str, PairFiles] = {}
     for source in sources:
-        for files in _of_source(source):
-            found.setdefault(files.certificate, files)
+        try:
+            pairs = _of_source(source)
+        except OSError as error:
+            raise CertificateError(f"{source}: {error.strerror}") from error
+        for pair in pairs:
+            found.setdefault(pair.certificate, pair)
     return list(found.values())
 
 
 def _of_source(source: str) -> list[PairFiles]:
-    if os.path.isdir(source):
+    if files.is_folder(source):
         pairs = _of_folder(source)
         if not pairs:
             raise CertificateError(f"{source}: no certificate in this folder")
         return pairs
-    if os.path.exists(source):
+    if files.exists(source):
         return [PairFiles(source, source)]
     paths = source_paths(source)
     if len(paths) == 1 and paths[0] != source:
@@ -97,7 +126,7 @@ def _of_source(source: str) -> list[PairFiles]:
 
 def source_paths(source: str) -> list[str]:
     """The paths of a source, which are quoted as in a shell where they must be."""
-    if os.path.exists(source):
+    if files.exists(source):
         return [source]
     try:
         return shlex.split(source)
@@ -108,22 +137,22 @@ def source_paths(source: str) -> list[str]:
 def _of_folder(folder: str) -> list[PairFiles]:
     pairs = _certbot_pair(folder)
     certbot = bool(pairs)
-    for name in sorted(os.listdir(folder)):
+    for name in sorted(files.names(folder)):
         path = os.path.join(folder, name)
         stem, suffix = os.path.splitext(path)
         if name.startswith(".") or (certbot and name in _CERTBOT_PARTS):
             continue
-        if os.path.isdir(path):
+        if files.is_folder(path):
             pairs += _certbot_pair(path)
         elif suffix in _SUFFIXES:
             key = stem + ".key"
-            pairs.append(PairFiles(path, key if os.path.exists(key) else path))
+            pairs.append(PairFiles(path, key if files.exists(key) else path))
     return pairs
 
 
 def _certbot_pair(folder: str) -> list[PairFiles]:
     chain, key = os.path.join(folder, "fullchain.pem"), os.path.join(folder, "privkey.pem")
-    return [PairFiles(chain, key)] if os.path.exists(chain) and os.path.exists(key) else []
+    return [PairFiles(chain, key)] if files.exists(chain) and files.exists(key) else []
 
 
 def stamp(sources: Iterable[str]) -> tuple[tuple[int | str, *tuple[int, ...]], ...]:
@@ -136,12 +165,12 @@ def stamp(sources: Iterable[str]) -> tuple[tuple[int | str, *tuple[int, ...]], .
     for source in sources:
         try:
             pairs = pair_files([source])
-        except (CertificateError, OSError) as error:
+        except CertificateError as error:
             marks.append((str(error), 0))
             continue
         for path in {path: None for pair in pairs for path in (pair.certificate, pair.key)}:
             try:
-                status = os.stat(path)
+                status = files.status(path)
             except OSError as error:
                 marks.append((path, error.errno or 0))
             else:
@@ -149,17 +178,16 @@ def stamp(sources: Iterable[str]) -> tuple[tuple[int | str, *tuple[int, ...]], .
     return tuple(marks)
 
 
-def read_bytes(files: PairFiles) -> tuple[bytes, bytes]:
+def read_bytes(pair: PairFiles) -> tuple[bytes, bytes]:
     """
     The bytes of certificate and key.
 
     :raises CertificateError: a file can't be read.
     """
     contents = []
-    for path in (files.certificate, files.key):
+    for path in (pair.certificate, pair.key):
         try:
-            with open(path, "rb") as file:
-                contents.append(file.read())
+            contents.append(files.read(path))
         except OSError as error:
             raise CertificateError(f"{path}: {error.strerror}") from error
     return contents[0], contents[1]
@@ -170,37 +198,37 @@ def digest_of(certificate: bytes, key: bytes) -> bytes:
     return hashlib.sha256(b"%d:" % len(certificate) + certificate + key).digest()
 
 
-def load_pair(files: PairFiles) -> Pair:
+def load_pair(where: PairFiles) -> Pair:
     """
     Read a pair, and see that key and certificate belong together.
 
     :raises CertificateError: unreadable, half-written, encrypted, or not a pair.
     """
-    certificate_pem, key_pem = read_bytes(files)
+    certificate_pem, key_pem = read_bytes(where)
     try:
         chain = tuple(x509.load_pem_x509_certificates(certificate_pem))
         names = _names(chain[0])
     except ValueError as error:
-        raise CertificateError(f"{files.certificate}: no readable certificate in it") from error
+        raise CertificateError(f"{where.certificate}: no readable certificate in it") from error
     block = _KEY.search(key_pem)
     if block is None:
-        beside = " (and no .key file beside it)" if files.key == files.certificate else ""
-        raise CertificateError(f"{files.key}: no private key in it{beside}")
+        beside = " (and no .key file beside it)" if where.key == where.certificate else ""
+        raise CertificateError(f"{where.key}: no private key in it{beside}")
     try:
         # The check for a well-made RSA key takes long, and OpenSSL sees at once whether it belongs to the certificate.
         key = load_pem_private_key(block[0], None, unsafe_skip_rsa_key_validation=True)
     except TypeError as error:
-        text = f"{files.key}: the key is encrypted, and nobody is there to type its passphrase"
+        text = f"{where.key}: the key is encrypted, and nobody is there to type its passphrase"
         raise CertificateError(text) from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise CertificateError(f"{files.key}: no readable private key in it") from error
+        raise CertificateError(f"{where.key}: no readable private key in it") from error
     of_key = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     matching = [_public_bytes(certificate) == of_key for certificate in chain]
     if not matching[0]:
         hint = "; its own stands further down: put that first" if any(matching) else ""
-        raise CertificateError(f"{files.key}: not the key of the first certificate in {files.certificate}{hint}")
+        raise CertificateError(f"{where.key}: not the key of the first certificate in {where.certificate}{hint}")
     pem = b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain) + block[0]
-    return Pair(files, digest_of(certificate_pem, key_pem), key, pem, chain, names, _kind(chain[0]))
+    return Pair(where, digest_of(certificate_pem, key_pem), key, pem, chain, names, _kind(chain[0]))
 
 
 def _public_bytes(certificate: x509.Certificate) -> bytes:

@@ -3,7 +3,9 @@ Which certificate a client gets: chosen by the name it asks for, and taken anew 
 
     store = CertificateStore(["/etc/apigw/certificates"], report=log_it)
     context = store.choose("shop.example")
-    store.reload_if_changed()           # every second or so
+    found = store.look()                # every second or so, in a thread: it reads files
+    if found is not None:
+        store.take(found)               # in the reactor
 
 An exact name goes before a wildcard (which stands for one label), and what nobody named gets the first certificate.
 If there is an RSA and an ECDSA certificate for a name, one context holds both, and the client's abilities decide.
@@ -16,18 +18,17 @@ Not here: reading the files (``certificate_files``), asking for the name (``clie
 
 from __future__ import annotations
 
-import os
 import ssl
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from apigw.net.certificate_files import (
     CertificateError,
     Pair,
     PairFiles,
+    as_file,
     digest_of,
     findings,
     load_pair,
@@ -62,7 +63,7 @@ def context_for(
         raise CertificateError(f"tls.ciphers: OpenSSL knows none of {ciphers!r}") from error
     context.set_alpn_protocols(list(alpn))
     for pair in pairs:
-        with _as_file(pair.pem) as path:
+        with as_file(pair.pem) as path:
             try:
                 context.load_cert_chain(path, password="")
             except ssl.SSLError as error:
@@ -71,25 +72,37 @@ def context_for(
     return context
 
 
-@contextmanager
-def _as_file(content: bytes) -> Iterator[str]:
+@dataclass(slots=True)
+class _Tables:
     """
-    A path at which OpenSSL reads these bytes (it takes nothing but paths).
+    Which context serves which name.
 
-    Not the files themselves: they may have changed since they were checked. In memory, where there is memfd.
+    :ivar wildcards: by what follows ``*.``. :ivar contexts: by the digests of their pairs.
     """
-    if hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd"):
-        descriptor = os.memfd_create("certificate")
-        try:
-            os.write(descriptor, content)
-            yield f"/proc/self/fd/{descriptor}"
-        finally:
-            os.close(descriptor)
-    else:
-        with tempfile.NamedTemporaryFile() as file:  # readable by its owner only
-            file.write(content)
-            file.flush()
-            yield file.name
+
+    default: ssl.SSLContext | None = None
+    exact: dict[str, ssl.SSLContext] = field(default_factory=dict)
+    wildcards: dict[str, ssl.SSLContext] = field(default_factory=dict)
+    contexts: dict[tuple[bytes, ...], ssl.SSLContext] = field(default_factory=dict, compare=False)
+
+
+@dataclass(slots=True)
+class Loaded:
+    """
+    What one look at the files found.
+
+    :ivar pairs: by certificate path, with those of before that could not be read. :ivar problems: what is wrong.
+    :ivar sources: by certificate path: the source that it is of.
+    :ivar missing: certificate paths that a folder had at an earlier look, and not at this one.
+    :ivar stamp: of the files; None if they must be read again.
+    """
+
+    pairs: dict[str, Pair] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    sources: dict[str, str] = field(default_factory=dict)
+    missing: set[str] = field(default_factory=set)
+    stamp: object = None
+    tables: _Tables = field(default_factory=_Tables)
 
 
 class CertificateStore:
@@ -121,104 +134,111 @@ class CertificateStore:
         self.last_error: str | None = None
         self._minimum, self._ciphers, self._alpn = minimum, ciphers, alpn
         self._report = report
-        self._pairs: dict[str, Pair] = {}  # by certificate path
-        self._sources: dict[str, str] = {}  # by certificate path: the source that it is of
-        self._missing: set[str] = set()  # certificate paths that a folder had, and had not at the last look
-        self._contexts: dict[tuple[bytes, ...], ssl.SSLContext] = {}  # by the digests of its pairs
-        self._exact: dict[str, ssl.SSLContext] = {}
-        self._wildcards: dict[str, ssl.SSLContext] = {}  # by what follows "*."
-        self._default: ssl.SSLContext
-        self._stamp: object = None
-        problems = self._load()
-        if problems:
-            raise CertificateError("\n".join(problems))
+        self._loaded = Loaded()
+        self._tables = _Tables()
+        found = self._load()
+        if found.problems:
+            raise CertificateError("\n".join(found.problems))
+        self.take(found)
 
     def choose(self, server_name: str | None) -> ssl.SSLContext:
         """The context for a name as ``ClientHello`` gives it (lower case)."""
+        tables = self._tables
+        default: ssl.SSLContext = tables.default  # type: ignore[assignment]  # the constructor sees to that
         if server_name is None:
-            return self._default
-        found = self._exact.get(server_name)
-        if found is None and self._wildcards:
+            return default
+        found = tables.exact.get(server_name)
+        if found is None and tables.wildcards:
             label, _, rest = server_name.partition(".")
-            found = self._wildcards.get(rest) if label else None
-        return found or self._default
+            found = tables.wildcards.get(rest) if label else None
+        return found or default
 
     @property
     def names(self) -> list[str]:
         """All names that have a certificate, sorted."""
-        return sorted([*self._exact, *(f"*.{rest}" for rest in self._wildcards)])
+        return sorted([*self._tables.exact, *(f"*.{rest}" for rest in self._tables.wildcards)])
 
     @property
     def pairs(self) -> list[Pair]:
         """What is being served, in the order of the sources."""
-        return list(self._pairs.values())
+        return list(self._loaded.pairs.values())
 
-    def reload_if_changed(self) -> bool:
+    def look(self) -> Loaded | None:
         """
-        Look whether files changed, and take what is good of them.
+        Look whether files changed, and read those that did. It changes nothing here, so a thread may do it.
 
-        A pair that can't be read keeps its former one; ``last_error`` and ``report`` say so. Nothing is raised. Takes a
-        stat a file when nothing changed, about a millisecond for each pair that did.
+        Takes a stat a file when nothing changed, about a millisecond for each pair that did.
+
+        :returns: what to ``take``; None if nothing changed.
+        """
+        if stamp(self.sources) == self._loaded.stamp:
+            return None
+        return self._load()
+
+    def take(self, found: Loaded) -> bool:
+        """
+        Serve what was found. A pair that could not be read keeps its former one; ``last_error`` and ``report`` say so.
 
         :returns: whether something is served otherwise than before.
         """
-        if stamp(self.sources) == self._stamp:
-            return False
-        before = (self._default, self._exact, self._wildcards)
-        problems = self._load()
-        error = "\n".join(problems) or None
+        error = "\n".join(found.problems) or None
         if error is not None and error != self.last_error and self._report is not None:
             self._report(error)
         self.last_error = error
-        return before != (self._default, self._exact, self._wildcards)
+        if not found.pairs:
+            return False
+        before, self._tables = self._tables, found.tables
+        self._loaded = found
+        return before != self._tables
 
-    def _load(self) -> list[str]:
+    def reload_if_changed(self) -> bool:
+        """``look`` and ``take`` at once."""
+        found = self.look()
+        return found is not None and self.take(found)
+
+    def _load(self) -> Loaded:
         # Marks first: what changes while we read differs from them, and is seen the next time.
         marks = stamp(self.sources)
-        pairs, problems = self._read()
-        if not pairs:
-            return problems or ["tls.certificates: none"]
-        self._pairs = pairs
-        self._swap()
+        found = self._read()
+        if not found.pairs:
+            found.problems = found.problems or ["tls.certificates: none"]
+            return found
+        found.tables = self._made(found.pairs)
         newest = max((max(mark[3:]) for mark in marks if len(mark) > 3), default=0)
         recent = abs(time.time() - newest / 1e9) < RACY  # noqa: TID251 - file times are wall clock times
-        self._stamp = None if recent or self._missing else marks
-        return problems
+        found.stamp = None if recent or found.missing else marks
+        return found
 
-    def _read(self) -> tuple[dict[str, Pair], list[str]]:
-        problems: list[str] = []
-        pairs: dict[str, Pair] = {}
-        sources: dict[str, str] = {}
-        missing: set[str] = set()
+    def _read(self) -> Loaded:
+        now = self._loaded
+        new = Loaded()
         for source in self.sources:
-            former = {path: self._pairs[path] for path, of in self._sources.items() if of == source}
+            former = {path: now.pairs[path] for path, of in now.sources.items() if of == source}
             found: dict[str, Pair] = {}
             try:
                 listed = pair_files([source])
-            except (CertificateError, OSError) as error:
-                problems.append(_with_former(error, former))
+            except CertificateError as error:
+                new.problems.append(_with_former(error, former))
                 found.update(former)
                 listed = []
             else:
                 # Gone: between two steps of who replaces it, or for good? At the next look it is for good.
-                gone = former.keys() - {files.certificate for files in listed} - self._missing
-                missing |= gone
+                gone = former.keys() - {files.certificate for files in listed} - now.missing
+                new.missing |= gone
                 found.update({path: former[path] for path in gone})
-                problems += [f"{path}: is gone; it is still served" for path in sorted(gone)]
+                new.problems += [f"{path}: is gone; it is still served" for path in sorted(gone)]
             for files in listed:
                 try:
                     found[files.certificate] = self._read_pair(files, former.get(files.certificate))
                 except CertificateError as error:
                     kept = former.get(files.certificate)
-                    problems.append(_with_former(error, kept))
+                    new.problems.append(_with_former(error, kept))
                     if kept:
                         found[files.certificate] = kept
             for path in sorted(found):
-                if path not in pairs:
-                    pairs[path], sources[path] = found[path], source
-        if pairs:
-            self._sources, self._missing = sources, missing
-        return pairs, problems
+                if path not in new.pairs:
+                    new.pairs[path], new.sources[path] = found[path], source
+        return new
 
     def _read_pair(self, files: PairFiles, former: Pair | None) -> Pair:
         if former is not None and former.files == files and digest_of(*read_bytes(files)) == former.digest:
@@ -227,10 +247,10 @@ class CertificateStore:
         context_for([pair], minimum=self._minimum, ciphers=self._ciphers)  # would OpenSSL take it?
         return pair
 
-    def _swap(self) -> None:
-        """Make the tables anew, of contexts that exist where possible, and put them in place of the old."""
+    def _made(self, pairs: dict[str, Pair]) -> _Tables:
+        """The tables for these pairs, of contexts that exist where possible."""
         by_name: dict[str, dict[str, Pair]] = {}
-        for pair in self._pairs.values():
+        for pair in pairs.values():
             for name in pair.names:
                 by_name.setdefault(name, {}).setdefault(pair.kind, pair)
         contexts: dict[tuple[bytes, ...], ssl.SSLContext] = {}
@@ -239,17 +259,19 @@ class CertificateStore:
             wanted = sorted(pairs, key=lambda pair: pair.kind)
             key = tuple(pair.digest for pair in wanted)
             if key not in contexts:
-                contexts[key] = self._contexts.get(key) or context_for(
+                contexts[key] = self._tables.contexts.get(key) or context_for(
                     wanted, minimum=self._minimum, ciphers=self._ciphers, alpn=self._alpn
                 )
             return contexts[key]
 
         tables = {name: context(pairs.values()) for name, pairs in by_name.items()}
-        first = next(iter(self._pairs.values()))
-        self._default = tables[first.names[0]] if first.names else context([first])
-        self._exact = {name: found for name, found in tables.items() if not name.startswith("*.")}
-        self._wildcards = {name[2:]: found for name, found in tables.items() if name.startswith("*.")}
-        self._contexts = contexts
+        first = next(iter(pairs.values()))
+        return _Tables(
+            tables[first.names[0]] if first.names else context([first]),
+            {name: found for name, found in tables.items() if not name.startswith("*.")},
+            {name[2:]: found for name, found in tables.items() if name.startswith("*.")},
+            contexts,
+        )
 
 
 def _with_former(error: Exception, former: object) -> str:
@@ -279,7 +301,7 @@ def check(
                 else:
                     pairs.append(pair)
                     problems += findings(pair)
-        except (CertificateError, OSError) as error:
+        except CertificateError as error:
             problems.append(("error", str(error)))
     owners: dict[tuple[str, str], str] = {}
     for pair in pairs:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from OpenSSL import SSL, crypto
@@ -25,7 +24,8 @@ from service_identity import VerificationError
 from service_identity.pyopenssl import verify_hostname, verify_ip_address
 from twisted.logger import Logger
 
-from apigw.net.certificate_files import CertificateError, PairFiles, load_pair, source_paths
+from apigw.config import files
+from apigw.net.certificate_files import CertificateError, PairFiles, as_file, load_pair, source_paths
 from apigw.net.tls_transport import TLSBroken, TLSTransport
 
 log = Logger()
@@ -271,10 +271,12 @@ def _trust(context: SSL.Context, ca: str | None) -> None:
         context.set_default_verify_paths()
         return
     try:
-        context.load_verify_locations(ca)
+        with as_file(files.read(ca)) as path:
+            context.load_verify_locations(path)
+    except OSError as error:
+        raise CertificateError(f"{ca}: {error.strerror}") from error
     except SSL.Error as error:
-        why = "no certificate in it" if Path(ca).is_file() else "no such file"
-        raise CertificateError(f"{ca}: {why}") from error
+        raise CertificateError(f"{ca}: no certificate in it") from error
 
 
 def _show(context: SSL.Context, certificate: str) -> None:

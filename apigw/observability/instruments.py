@@ -125,6 +125,19 @@ CONFIG_TIMESTAMP = Instrument(
     (),
     "min",
 )
+FILE_FAILURES = Instrument(
+    "apigw_file_failures_total",
+    "counter",
+    "How often a file that is looked at again could not be used: no answer, no regular file, or wrong content.",
+    ("file",),
+)
+FILE_STALE = Instrument(
+    "apigw_file_stale",
+    "gauge",
+    "1 for a file that can't be used now; its last good content is.",
+    ("file",),
+    "max",
+)
 ACCESS_LOG_LOST = Instrument(
     "apigw_access_log_lost_lines_total", "counter", "Access log lines that could not be written."
 )
@@ -152,5 +165,7 @@ ALL = (
     REACTOR_LAG,
     CONFIG_SUCCESS,
     CONFIG_TIMESTAMP,
+    FILE_FAILURES,
+    FILE_STALE,
     ACCESS_LOG_LOST,
 )

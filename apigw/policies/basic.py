@@ -23,7 +23,6 @@ import secrets
 import zlib
 from collections import deque
 from collections.abc import Awaitable
-from pathlib import Path
 from typing import Annotated
 
 import argon2
@@ -66,14 +65,14 @@ class Settings(PolicySettings):
     """How many more may wait for that; the next gets 503."""
 
 
-def read_users(path: Path) -> dict[bytes, bytes]:
+def parse_users(content: bytes) -> dict[bytes, bytes]:
     """
     The hashes by name.
 
     :raises ValueError: with the number of the line, and nothing else of it.
     """
     users: dict[bytes, bytes] = {}
-    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
         line = line.strip()
         if not line or line.startswith(b"#"):
             continue
@@ -136,7 +135,7 @@ class Basic(Policy[Settings]):
         self._users: dict[bytes, bytes] = {}
         self._hashes: list[bytes] = []
         self._generation = 0
-        self._file = WatchedFile(settings.file, self._take, environment)
+        self._file = WatchedFile(settings.file, parse_users, self._take, environment)
         self._computing: AskedOnce[bool] = AskedOnce()
         self._running = 0
         self._waiting: deque[Deferred[None]] = deque()
@@ -154,9 +153,9 @@ class Basic(Policy[Settings]):
     def stop(self) -> None:
         self._file.stop()
 
-    def _take(self, path: Path) -> None:
-        self._users = read_users(path)
-        self._hashes = list(self._users.values())
+    def _take(self, users: dict[bytes, bytes]) -> None:
+        self._users = users
+        self._hashes = list(users.values())
         self._generation += 1
 
     def on_request(self, request: Request) -> Awaitable[None] | None:

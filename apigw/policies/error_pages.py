@@ -28,6 +28,7 @@ from urllib.parse import quote
 
 from pydantic import Field, model_validator
 
+from apigw.config import files
 from apigw.config.text import Wrong
 from apigw.config.values import FilePath, Flag, StatusSet, Word
 from apigw.exchange.errors import ClientGone, GatewayError
@@ -137,8 +138,10 @@ class ErrorPages(Policy[Settings]):
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return files.read(path).decode()
+    except OSError as error:
+        raise ValueError(f"{path} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
         raise ValueError(f"{path} can't be read as text: {error}") from None
 
 

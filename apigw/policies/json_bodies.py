@@ -15,6 +15,7 @@ import jsonschema_rs
 import yaml
 from pydantic import Field
 
+from apigw.config import files
 from apigw.config.values import Count
 from apigw.exchange.errors import ClientFault, JSONTooLarge, UpstreamFault
 from apigw.json_text import InvalidJSON, TooManyValues, read, without_halves
@@ -75,7 +76,7 @@ def load_document(path: Path) -> Any:
     :raises ValueError: when it can't be read, with one sentence.
     """
     try:
-        text = path.read_bytes()
+        text = files.read(path)
     except OSError as error:
         raise ValueError(f"{path} can't be read: {error.strerror}") from None
     try:

@@ -175,14 +175,12 @@ def from_pem(raw: bytes) -> list[VerifyingKey]:
     return keys
 
 
-def from_file(path: Path) -> list[VerifyingKey]:
+def from_file(raw: bytes) -> list[VerifyingKey]:
     """
     What a file holds: PEM or JSON.
 
     :raises ValueError: if there is no usable key.
     """
-    with path.open("rb") as file:
-        raw = file.read(1 << 20)
     if raw.lstrip()[:1] == b"{":
         return from_jwks(raw, secrets=True)
     return from_pem(raw)
@@ -257,7 +255,7 @@ class FileKeySet(KeySet):
 
     def __init__(self, path: Path, environment: Environment) -> None:
         super().__init__()
-        self._file = WatchedFile(path, lambda path: self._replace(from_file(path)), environment)
+        self._file = WatchedFile(path, from_file, self._replace, environment)
 
     def start(self) -> None:
         self._file.start()

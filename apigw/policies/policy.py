@@ -41,6 +41,7 @@ from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.request import Request
 from apigw.exchange.responder import Done, Next, Responder, failed, wrapped
 from apigw.exchange.response import Response
+from apigw.net.files import Files
 from apigw.policies.consumers import ConsumerSettings
 from apigw.policies.revocation import Revocations, SharedSets
 
@@ -130,6 +131,7 @@ class Environment:
     :ivar kind: the section's kind, like ``jwt``. :ivar name: its name, like ``main``; empty for a bare kind.
     :ivar clock: monotonic seconds. :ivar now: wall-clock seconds since the epoch.
     :ivar later: call something after so many seconds; what is returned cancels it.
+    :ivar files: reads files beside the reactor, and says which can't be used.
     :ivar call_in_thread: run something that takes long outside of the reactor.
     :ivar policy: another section's policy by kind and name, for a policy made of policies. Raises LookupError.
     :ivar count: add one to the policy's metric for an event, like ``would_deny`` or ``key_fetch_failed``.
@@ -143,6 +145,7 @@ class Environment:
     fetch: Fetch
     store: Store
     limits: Limits
+    files: Files
     call_in_thread: Callable[..., Awaitable[Any]]
     policy: Callable[[str, str], Any]
     log: Logger

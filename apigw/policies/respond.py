@@ -16,6 +16,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from apigw.config import files
 from apigw.config.text import Wrong
 from apigw.config.values import Count, FilePath, Word
 from apigw.exchange.headers import Headers
@@ -64,7 +65,7 @@ class Respond(Policy[Settings]):
         kind = settings.content_type or ""
         if settings.file is not None:
             try:
-                self._content = settings.file.read_bytes()
+                self._content = files.read(settings.file)
             except OSError as error:
                 raise ValueError(f"{settings.file} can't be read: {error.strerror}") from None
             kind = kind or mimetypes.guess_type(settings.file.name)[0] or "application/octet-stream"

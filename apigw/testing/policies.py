@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, execute, succeed
 from twisted.logger import ILogObserver, Logger
 
 from apigw.exchange.body import Body
@@ -25,10 +25,13 @@ from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.request import Request
 from apigw.exchange.responder import Responder, stack
 from apigw.exchange.response import Response
+from apigw.net.files import Files
 from apigw.policies.consumers import ConsumerSettings
 from apigw.policies.policy import Environment, FetchedResponse
 from apigw.policies.revocation import Revocations
 from apigw.stores.limits import MemoryLimits
+
+T = TypeVar("T")
 
 START = 1_800_000_000.0
 """The wall-clock time at which a test begins."""
@@ -93,6 +96,13 @@ class Asked:
         self.answer.errback(UpstreamFault(detail, reason="upstream_refused"))
 
 
+class FilesAtOnce(Files):
+    """Files without threads."""
+
+    def beside(self, path: str, work: Callable[[], T]) -> Deferred[T]:
+        return execute(work)
+
+
 class World:
     """Everything outside of the policy."""
 
@@ -108,6 +118,7 @@ class World:
         self.consumers: dict[str, ConsumerSettings] = {}
         self.policies: dict[tuple[str, str], Any] = {}
         self.revocations: Revocations | None = None
+        self.files = FilesAtOnce(clock=self.clock)
 
     def clock(self) -> float:
         return self.time
@@ -164,6 +175,7 @@ class World:
             fetch=self.fetch,
             store=self.store,
             limits=MemoryLimits(self.clock, self.later),
+            files=self.files,
             call_in_thread=self.call_in_thread,
             policy=self.policy,
             log=Logger("policies", observer=cast("ILogObserver", self.logged.append)),

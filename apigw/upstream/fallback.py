@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from apigw.config import files
 from apigw.exchange.errors import GatewayError, UpstreamFault
 from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.problem import problem
@@ -123,7 +124,7 @@ def with_other_upstream(first: Responder, other: Responder, given: Callable[[], 
 def _body(settings: BreakerSettings) -> tuple[bytes, bytes]:
     path = settings.fallback_file
     if path is not None:
-        return path.read_bytes(), _TYPES.get(path.suffix.lower(), b"application/octet-stream")
+        return files.read(path), _TYPES.get(path.suffix.lower(), b"application/octet-stream")
     body = (settings.fallback_body or "").encode()
     try:
         read(body)

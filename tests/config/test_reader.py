@@ -184,7 +184,7 @@ def test_files_that_are_not_there_or_not_files_are_told(tmp_path: Path) -> None:
     assert "is a folder" in str(read(str(tmp_path), {}).problems[0])
     assert "not a path" in str(read("a\0b", {}).problems[0])
     os.mkfifo(tmp_path / "pipe")
-    assert "no regular file" in problems(tmp_path, "[x]\na = ${file:pipe}")[0]
+    assert "not a regular file" in problems(tmp_path, "[x]\na = ${file:pipe}")[0]
 
 
 class TestIncludes:

@@ -339,7 +339,7 @@ async def test_whom_to_trust_can_be_left_open_only_by_name_and_with_a_warning(tm
 
 
 def test_files_that_can_not_be_used_are_named(tmp_path: Path) -> None:
-    with pytest.raises(CertificateError, match=r"nowhere.pem: no such file"):
+    with pytest.raises(CertificateError, match=r"nowhere.pem: No such file"):
         ClientTLS(ca=str(tmp_path / "nowhere.pem"))
     (tmp_path / "empty.pem").write_bytes(b"")
     with pytest.raises(CertificateError, match=r"empty.pem: no certificate in it"):

@@ -16,6 +16,7 @@ from twisted.names import client, dns
 from twisted.web.http_headers import Headers
 
 from apigw.config.text import Wrong, written
+from apigw.testing.policies import FilesAtOnce
 from apigw.upstream.discovery.discovery import Discovery
 from apigw.upstream.discovery.file import FileSource
 from apigw.upstream.discovery.source import Source, Unusable, parse_targets
@@ -64,7 +65,7 @@ def discovery(
     *lines: str, reactor: Any, resolver: Any = None, get: Any = None, interval: float = 5.0
 ) -> tuple[Discovery, Heard]:
     specs = [SourceSpec("http", line[9:]) if line.startswith("discover:") else source(line) for line in lines]
-    return Discovery(specs, reactor, interval, lambda: resolver, get), Heard()
+    return Discovery(specs, reactor, interval, lambda: resolver, get, disk=FilesAtOnce()), Heard()
 
 
 def looked(each: Source) -> Deferred[None]:

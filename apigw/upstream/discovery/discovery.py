@@ -1,7 +1,7 @@
 """
 ``Discovery``: START HERE. All targets of one upstream, from fixed lines and from sources, as one list.
 
-    discovery = Discovery(settings.sources, reactor, settings.discover_interval, resolver, get)
+    discovery = Discovery(settings.sources, reactor, settings.discover_interval, resolver, get, files)
     discovery.start(lambda specs: targets.update(specs, now()))
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 
+from apigw.net.files import Files
 from apigw.upstream.discovery.dns import DNSSource
 from apigw.upstream.discovery.file import FileSource
 from apigw.upstream.discovery.http import Get, HTTPSource
@@ -36,10 +37,13 @@ class Discovery:
         interval: float,
         resolver: Callable[[], Any],
         get: Get,
+        *,
+        disk: Files,
     ) -> None:
         """
         :param resolver: makes the resolver for ``dns`` and ``srv``; only called if there is one of these.
         :param get: asks for ``discover``'s URL.
+        :param disk: reads the files of ``file:``.
         """
         self._lines: list[TargetSpec | Source] = []
         asked: Any = None
@@ -47,7 +51,7 @@ class Discovery:
             if isinstance(line, TargetSpec):
                 self._lines.append(line)
             elif line.kind == "file":
-                self._lines.append(FileSource(line, reactor, interval))
+                self._lines.append(FileSource(line, reactor, interval, disk))
             elif line.kind == "http":
                 self._lines.append(HTTPSource(line, reactor, interval, get))
             else:
@@ -86,6 +90,12 @@ class Discovery:
             update(specs)
         for source in self.sources:
             source.start(self._news)
+
+    async def files_read(self) -> None:
+        """Wait until the files that are looked at now have been read, or could not be."""
+        for source in self.sources:
+            if isinstance(source, FileSource):
+                await source.looked()
 
     def stop(self) -> None:
         """Stop looking."""

@@ -20,6 +20,8 @@ from apigw.upstream.target_spec import SourceSpec, TargetSpec, parse_target_line
 
 log = Logger()
 
+REPEATED = 600.0
+"""Seconds after which a failure that goes on is logged again."""
 LONGEST_LOOK = 30.0
 """Seconds: a look that takes longer has failed."""
 
@@ -45,6 +47,7 @@ class Source:
         self.interval = interval
         self.last: tuple[TargetSpec, ...] = ()
         self.failures = 0
+        self._logged = 0.0
         self._reactor = reactor
         self._found: Found | None = None
         self._timer: IDelayedCall | None = None
@@ -63,6 +66,15 @@ class Source:
         """Look now and from now on; call ``found`` with all targets when they are others than before."""
         self._found = found
         self._look()
+
+    def looked(self) -> Deferred[None]:
+        """Wait until the look that is under way has ended."""
+        ended: Deferred[None] = Deferred()
+        if self._looking is None:
+            ended.callback(None)
+        else:
+            self._looking.addBoth(lambda _: ended.callback(None))
+        return ended
 
     def stop(self) -> None:
         """End: nothing of it is left behind."""
@@ -97,17 +109,25 @@ class Source:
         if self._found is None:
             return
         self.failures += 1
-        if self.failures == 1:
+        now = self._reactor.seconds()
+        if self.failures == 1 or now - self._logged >= REPEATED:
+            self._logged = now
             log.warn(
                 "no targets from {source}: {error}; the last answer holds ({count} targets)",
                 source=str(self.spec),
-                error=f"{type(failure.value).__name__} {failure.value}".rstrip(),
+                error=_why(failure.value),
                 count=len(self.last),
             )
         self._wait(self.interval)
 
     def _wait(self, seconds: float) -> None:
         self._timer = self._reactor.callLater(seconds, self._look)
+
+
+def _why(error: BaseException | None) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"{type(error).__name__} {error}".rstrip()
 
 
 def parse_targets(content: bytes, spec: SourceSpec) -> tuple[TargetSpec, ...]:

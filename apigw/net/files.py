@@ -1,0 +1,84 @@
+"""
+``Files``: files that are looked at again and again while the gateway runs.
+
+    found = await files.beside("/etc/apigw/users", lambda: parse(read("/etc/apigw/users")))
+
+The work runs beside the reactor, for at most ``[gateway] file_timeout`` (``apigw.config.files``). A file that can't be
+used is counted each time, and logged when that begins, when the reason changes, and every ten minutes; its last good
+content stays in use.
+
+Not here: who looks at which file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from typing import Final, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from apigw.config.files import TIMEOUT, beside
+
+T = TypeVar("T")
+
+REPEATED: Final = 600.0
+"""Seconds after which the same warning is logged again."""
+
+log = Logger()
+
+
+class Files:
+    """
+    One a process.
+
+    :ivar timeout: seconds for one look at a file. :ivar count: called with the path of a file that can't be used.
+    """
+
+    def __init__(self, count: Callable[[str], None] = lambda _: None, clock: Callable[[], float] = monotonic) -> None:
+        self.timeout = TIMEOUT
+        self.count = count
+        self._clock = clock
+        self._failing: dict[tuple[str, str], tuple[object, float]] = {}  # by user and path: why, and when it was logged
+
+    def beside(self, path: str, work: Callable[[], T]) -> Deferred[T]:
+        """
+        Do work on a file in a thread; of equal paths one at a time.
+
+        The Deferred fails with what ``work`` raises, or TimeoutError.
+        """
+        return beside(path, work, self.timeout)
+
+    def failed(self, path: str, error: BaseException, user: str, logger: Logger | None = log) -> None:
+        """
+        Count that a file can't be used, and say so if that is news.
+
+        :param user: what reads it, like ``basic staff``. :param logger: None if the caller logs it.
+        """
+        self.count(path)
+        why = getattr(error, "strerror", None) or str(error)
+        kind = TimeoutError if isinstance(error, TimeoutError) else why
+        former = self._failing.get((user, path))
+        if former is None or former[0] != kind or self._clock() - former[1] >= REPEATED:
+            self._failing[user, path] = (kind, self._clock())
+            if logger is not None:
+                logger.warn(
+                    "{user}: {path} can't be used: {why}; its last good content stays in use",
+                    user=user,
+                    path=path,
+                    why=why,
+                )
+
+    def good(self, path: str, user: str, logger: Logger | None = log) -> None:
+        """Say that a file can be used again, if it could not."""
+        if self._failing.pop((user, path), None) is not None and logger is not None:
+            logger.info("{user}: {path} can be used again", user=user, path=path)
+
+    def failing(self) -> list[str]:
+        """The paths of the files that can't be used now."""
+        return sorted({path for _, path in self._failing})
+
+    def forget(self, path: str, user: str) -> None:
+        """It is not looked at any more."""
+        self._failing.pop((user, path), None)
