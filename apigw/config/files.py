@@ -11,8 +11,8 @@ A read from a network mount that is gone blocks its thread, cannot be interrupte
 
 ``read``, ``status`` and ``names`` wait for at most the time-out: for loading a configuration. In ``with Contents():``
 each file is read once, and what was read stays: what was checked is what is used, and building from it waits for
-nothing. ``beside`` is for the reactor: it gives a Deferred. Code that runs in ``beside`` calls the same ``read``,
-``status`` and ``names``; there they read at once.
+nothing. The reactor has ``apigw.net.files.beside``, which gives a Deferred; what runs there calls the same ``read``,
+``status`` and ``names``, and there they read at once.
 
 All raise OSError, whose ``strerror`` says why; TimeoutError if there is no answer in time.
 
@@ -21,7 +21,6 @@ Not here: when files are looked at again (``policies.watched_file``, ``upstream.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import glob
 import os
@@ -29,12 +28,9 @@ import stat
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import ContextVar, Token
 from time import monotonic
-from typing import Any, Final, Generic, Self, TypeVar
-
-from twisted.internet.defer import Deferred
+from typing import Any, Final, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -94,7 +90,7 @@ def _refuse_special(mode: int) -> None:
 # ---- threads ---------------------------------------------------------------------------------------------------------
 
 
-class _Job:
+class Job:
     """One piece of work for one path."""
 
     __slots__ = ("ended", "error", "given_up", "over", "path", "result", "started", "work")
@@ -124,7 +120,7 @@ class _Job:
         return self.result
 
 
-class _Threads:
+class Threads:
     """The threads of this process that work on files."""
 
     def __init__(self) -> None:
@@ -133,14 +129,14 @@ class _Threads:
     def reset(self) -> None:
         """Begin anew: a forked child has none of its parent's threads."""
         self._wake = threading.Condition(threading.Lock())
-        self._jobs: dict[str, _Job] = {}  # by path: the one that runs, or is next
-        self._behind: dict[str, deque[_Job]] = {}  # by path: those that wait for it
-        self._waiting: deque[_Job] = deque()
+        self._jobs: dict[str, Job] = {}  # by path: the one that runs, or is next
+        self._behind: dict[str, deque[Job]] = {}  # by path: those that wait for it
+        self._waiting: deque[Job] = deque()
         self._hung: Counter[str] = Counter()  # by folder
         self._working = 0
         self._idle = 0
 
-    def begin(self, job: _Job) -> None:
+    def begin(self, job: Job) -> None:
         """
         :raises TimeoutError: an earlier read of this path, or too many of its folder, have not ended.
         """
@@ -156,7 +152,7 @@ class _Threads:
             self._jobs[job.path] = job
             self._queue(job)
 
-    def give_up(self, job: _Job, timeout: float) -> float:
+    def give_up(self, job: Job, timeout: float) -> float:
         """
         Wait no longer for a job.
 
@@ -179,7 +175,7 @@ class _Threads:
                 self._more()
             return 0.0
 
-    def _queue(self, job: _Job) -> None:
+    def _queue(self, job: Job) -> None:
         self._waiting.append(job)
         if self._idle >= len(self._waiting):
             self._wake.notify()
@@ -199,7 +195,7 @@ class _Threads:
             if given_up:  # another thread has taken the place of this one
                 return
 
-    def _next(self) -> _Job | None:
+    def _next(self) -> Job | None:
         with self._wake:
             if not self._waiting:
                 self._idle += 1
@@ -212,7 +208,7 @@ class _Threads:
             job.started = monotonic()
             return job
 
-    def _ended(self, job: _Job) -> bool:
+    def _ended(self, job: Job) -> bool:
         with self._wake:
             job.over = True
             if job.given_up:
@@ -229,72 +225,25 @@ class _Threads:
             return job.given_up
 
 
-_threads = _Threads()
-os.register_at_fork(after_in_child=_threads.reset)
-
-
-class _Beside(Generic[T]):
-    """One piece of work beside the loop."""
-
-    def __init__(self, path: str, work: Callable[[], T], timeout: float) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._timeout = timeout
-        self._timer = self._loop.call_later(timeout, self._late)
-        self._job = _Job(path, work, self._ended)
-        self.done: Deferred[T] = Deferred(lambda _: self._timer.cancel())
-        try:
-            _threads.begin(self._job)
-        except TimeoutError as error:
-            self._timer.cancel()
-            self.done.errback(error)
-
-    def _ended(self) -> None:
-        """In the thread."""
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(self._settle)
-
-    def _settle(self) -> None:
-        self._timer.cancel()
-        if self.done.called:
-            return
-        if self._job.error is not None:
-            self.done.errback(self._job.error)
-        else:
-            self.done.callback(self._job.result)
-
-    def _late(self) -> None:
-        if self.done.called or self._job.over:
-            return
-        if more := _threads.give_up(self._job, self._timeout):
-            self._timer = self._loop.call_later(more, self._late)
-        elif self._job.given_up:
-            self.done.errback(_too_late(self._timeout))
-
-
-def beside(path: str, work: Callable[[], T], timeout: float) -> Deferred[T]:
-    """
-    Do work on a file, or on several that are one thing, beside the running asyncio loop.
-
-    :param path: what the work is about; of equal ones one runs at a time.
-    :param timeout: seconds; then the Deferred fails with TimeoutError, and the work is left to itself.
-    """
-    return _Beside(path, work, timeout).done
+threads = Threads()
+os.register_at_fork(after_in_child=threads.reset)
 
 
 def _waited_for(path: str, work: Callable[[], Any], timeout: float) -> Any:
     over = threading.Event()
-    job = _Job(path, work, over.set)
-    _threads.begin(job)
+    job = Job(path, work, over.set)
+    threads.begin(job)
     wait = timeout
     while not over.wait(wait):
-        wait = _threads.give_up(job, timeout)
+        wait = threads.give_up(job, timeout)
         if not wait and not job.over:
-            raise _too_late(timeout)
+            raise too_late(timeout)
         wait = wait or timeout
     return job.outcome()
 
 
-def _too_late(timeout: float) -> TimeoutError:
+def too_late(timeout: float) -> TimeoutError:
+    """What is raised when there is no answer in time."""
     return TimeoutError(errno.ETIMEDOUT, f"no answer within {timeout:g} s")
 
 

@@ -12,14 +12,16 @@ Not here: who looks at which file.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from apigw.config.files import TIMEOUT, beside
+from apigw.config.files import TIMEOUT, Job, threads, too_late
 
 T = TypeVar("T")
 
@@ -27,6 +29,54 @@ REPEATED: Final = 600.0
 """Seconds after which the same warning is logged again."""
 
 log = Logger()
+
+
+class _Beside(Generic[T]):
+    """One piece of work beside the loop."""
+
+    def __init__(self, path: str, work: Callable[[], T], timeout: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._timeout = timeout
+        self._timer = self._loop.call_later(timeout, self._late)
+        self._job = Job(path, work, self._ended)
+        self.done: Deferred[T] = Deferred(lambda _: self._timer.cancel())
+        try:
+            threads.begin(self._job)
+        except TimeoutError as error:
+            self._timer.cancel()
+            self.done.errback(error)
+
+    def _ended(self) -> None:
+        """In the thread."""
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._settle)
+
+    def _settle(self) -> None:
+        self._timer.cancel()
+        if self.done.called:
+            return
+        if self._job.error is not None:
+            self.done.errback(self._job.error)
+        else:
+            self.done.callback(self._job.result)
+
+    def _late(self) -> None:
+        if self.done.called or self._job.over:
+            return
+        if more := threads.give_up(self._job, self._timeout):
+            self._timer = self._loop.call_later(more, self._late)
+        elif self._job.given_up:
+            self.done.errback(too_late(self._timeout))
+
+
+def beside(path: str, work: Callable[[], T], timeout: float) -> Deferred[T]:
+    """
+    Do work on a file, or on several that are one thing, beside the running asyncio loop.
+
+    :param path: what the work is about; of equal ones one runs at a time.
+    :param timeout: seconds; then the Deferred fails with TimeoutError, and the work is left to itself.
+    """
+    return _Beside(path, work, timeout).done
 
 
 class Files:

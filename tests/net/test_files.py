@@ -12,7 +12,8 @@ import pytest
 from twisted.internet.defer import Deferred, gatherResults
 
 from apigw.config import files
-from apigw.config.files import Contents, beside
+from apigw.config.files import Contents
+from apigw.net.files import beside
 
 
 class Mount:
@@ -37,7 +38,7 @@ def mount(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mount]:
     made = Mount(monkeypatch)
     yield made
     made.back.set()
-    while any(each.name == "apigw files" for each in threading.enumerate()) and files._threads._hung:
+    while any(each.name == "apigw files" for each in threading.enumerate()) and files.threads._hung:
         time.sleep(0.001)
 
 
@@ -109,7 +110,7 @@ async def test_a_hung_file_gets_one_thread_and_other_files_are_read(mount: Mount
         assert await read_beside(str(good)) == b"good"
     assert mount.stuck == ["/hung/keys"]
     mount.back.set()
-    while files._threads._hung:
+    while files.threads._hung:
         await beside(str(good), lambda: time.sleep(0.001), 5)
     assert await read_beside("/hung/keys") == b"late"
 
