@@ -24,6 +24,7 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
+from apigw.exchange.claims import field_value
 from apigw.exchange.errors import GatewayError
 from apigw.http.fields import is_field_value
 from apigw.json_text import InvalidJSON, read, string, write
@@ -335,6 +336,9 @@ def _readings(reference: Reference, text: str) -> Iterator[str]:
             raise reference.refused("has percent-encoded bytes that are no text, which can't stand in a path") from None
 
 
+_OF_CALLER = ("jwt", "consumer")
+
+
 class HeaderTemplate(Template):
     """A field's value."""
 
@@ -368,7 +372,11 @@ class HeaderTemplate(Template):
                 out.append(piece.encode())
                 continue
             try:
-                value = ",".join(piece.listed(values)).encode()
+                texts = piece.listed(values)
+                if piece.root in _OF_CALLER:  # encoded as the policies do it
+                    value = b",".join([field_value(each) for each in texts])
+                else:
+                    value = ",".join(texts).encode()
             except UnicodeEncodeError:
                 raise piece.refused("is no text that UTF-8 can have") from None
             if not is_field_value(value):

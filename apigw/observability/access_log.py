@@ -232,7 +232,7 @@ class AccessLog:
                 target = _as_nginx(path if query is None else path + b"?" + query)
             identity = request.identity
             name = identity.name if identity is not None else ""
-            user = _as_nginx(name.encode("utf-8", "replace"), b" ") if name else b"-"
+            user = _as_nginx(name.encode("utf-8", "surrogatepass"), b" ") if name else b"-"
             buffer = self._buffer
             buffer += b'%b - %b [%b] "%b %b HTTP/%b" %d %d %b\n' % (
                 client, user, self._time, method, target, _http_version(request.version), status, bytes_out, tail,

@@ -31,12 +31,13 @@ from pydantic import Field
 from twisted.internet.defer import Deferred
 
 from apigw.config.values import Count, Duration, FilePath, Flag
+from apigw.exchange.claims import field_value
 from apigw.exchange.errors import GatewayFault
 from apigw.exchange.request import Identity, Request
 from apigw.policies.asked_once import AskedOnce
 from apigw.policies.edits import FieldEdit
 from apigw.policies.policy import Environment, Policy, PolicySettings
-from apigw.policies.tokens import Forbidden, Refused, Remembered, field_value, note_refusal, quoted
+from apigw.policies.tokens import Forbidden, Refused, Remembered, note_refusal, quoted
 from apigw.policies.watched_file import WatchedFile
 
 _BCRYPT = re.compile(rb"\$2[aby]\$[0-3][0-9]\$[./A-Za-z0-9]{53}")

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import Field
 
 from apigw.config.values import Count, Duration, Flag, HeaderName, Pairs, Size, StrList, Word
+from apigw.exchange.claims import Wanted, claim_at, field_value, words
 from apigw.exchange.request import Identity, Request
 from apigw.policies.edits import FieldEdit
 from apigw.policies.policy import Environment, Policy, PolicySettings
@@ -22,10 +23,7 @@ from apigw.policies.tokens import (
     Place,
     Refused,
     challenge,
-    claim_at,
-    field_value,
     note_refusal,
-    words,
 )
 
 
@@ -121,7 +119,7 @@ class BearerPolicy(Policy[S]):
         self.credential_headers = self._place.fields
         self._realm = settings.realm or environment.name or self.kind
         self._scopes = frozenset(settings.scopes)
-        self._conditions = {name: frozenset(value.split("|")) for name, value in settings.claims.items()}
+        self._conditions = {name: Wanted(value.split("|")) for name, value in settings.claims.items()}
         self._disabled = frozenset(name for name, consumer in environment.consumers.items() if not consumer.enabled)
         self._told = [
             (claim, name.encode(), " " if claim == settings.scopes_claim else ",")
@@ -180,9 +178,7 @@ class BearerPolicy(Policy[S]):
         if not self._scopes <= identity.scopes:
             return Lack("it lacks a scope", reason="insufficient_scope")
         for name, wanted in self._conditions.items():
-            value = claim_at(identity.claims, name)
-            values = value if isinstance(value, list) else [] if value is None else [value]
-            if not ("*" in wanted and values) and not any(field_value(each).decode() in wanted for each in values):
+            if not wanted.fits(claim_at(identity.claims, name)):
                 return Lack(f"its {name} does not fit", reason="claim_refused")
         return None
 

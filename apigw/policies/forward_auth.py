@@ -29,6 +29,7 @@ from pydantic import Field
 
 from apigw.config.text import Text, Wrong
 from apigw.config.values import URL, Count, Duration, Flag, Form, HeaderName, Regex, Several, Size, one_line
+from apigw.exchange.claims import words
 from apigw.exchange.errors import BodyTooLarge, GatewayError, GatewayFault
 from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.request import Identity, Request
@@ -37,7 +38,7 @@ from apigw.http.fields import FORWARDING, HOP_BY_HOP, folded
 from apigw.policies.edits import FieldEdit
 from apigw.policies.gathered import gathered
 from apigw.policies.policy import Environment, FetchedResponse, Policy, PolicySettings
-from apigw.policies.tokens import Ambiguous, Remembered, cookie, note_refusal, words
+from apigw.policies.tokens import Ambiguous, Remembered, cookie, note_refusal
 
 _OURS = FORWARDING | HOP_BY_HOP
 _OURS |= {b"x-forwarded-method", b"x-forwarded-uri", b"content-length", b"host", b"expect", b"accept-encoding"}

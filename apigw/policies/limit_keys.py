@@ -16,9 +16,11 @@ from typing import Annotated, Literal
 from apigw.config.problems import did_you_mean
 from apigw.config.text import Text, Wrong
 from apigw.config.values import Form, one_line
+from apigw.exchange.claims import claim_at
 from apigw.exchange.errors import ClientFault
 from apigw.exchange.request import Request
 from apigw.http.fields import is_token
+from apigw.json_text import write
 
 LONGEST = 40
 """Bytes of a key that are kept as they are; of longer ones a digest is, or clients could fill the memory."""
@@ -120,8 +122,11 @@ def _consumer(_name: str) -> Callable[[Request], bytes]:
 
 def _claim(name: str) -> Callable[[Request], bytes]:
     def find(request: Request) -> bytes:
-        value = request.identity.claims.get(name) if request.identity is not None else None
-        return b"" if value is None or isinstance(value, (dict, list)) else str(value).encode("utf-8", "surrogatepass")
+        value = claim_at(request.identity.claims, name) if request.identity is not None else None
+        if isinstance(value, str):
+            return value.encode("utf-8", "surrogatepass")
+        # The number 1 is not the string "1": no string begins with a byte that UTF-8 does not have.
+        return b"" if value is None or isinstance(value, (dict, list)) else b"\xff" + write(value)
 
     return find
 

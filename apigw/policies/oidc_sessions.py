@@ -16,6 +16,7 @@ from pydantic import Field, SecretStr, model_validator
 
 from apigw.config.text import Wrong
 from apigw.config.values import Count, Duration, Flag, HeaderName, Pairs, Secret, StrList, Word
+from apigw.exchange.claims import claim_at, field_value, words
 from apigw.exchange.errors import GatewayError, GatewayFault
 from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.request import Identity, Request
@@ -24,7 +25,7 @@ from apigw.policies.edits import FieldEdit
 from apigw.policies.oidc_provider import LoginRefused, Provider
 from apigw.policies.policy import Environment, PolicySettings
 from apigw.policies.sealed import Seal, SessionCookies
-from apigw.policies.tokens import claim_at, field_value, without_cookies, words
+from apigw.policies.tokens import without_cookies
 
 AHEAD = 30.0
 """Seconds ahead of its end at which an access token is renewed."""

@@ -14,17 +14,18 @@ Not here: what the texts are for.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, quote
 
 from apigw.config.problems import did_you_mean
 from apigw.config.text import Text, Wrong
 from apigw.config.values import Form, one_line
+from apigw.exchange.claims import claim_at, field_value, url_value
 from apigw.exchange.errors import ClientFault
-from apigw.exchange.request import Request
+from apigw.exchange.request import Identity, Request
 from apigw.http.fields import is_field_value
 
 Place = Callable[[Request], bytes | None]
@@ -92,7 +93,11 @@ class Template:
                 url += part(request) or b""
             else:
                 host_is_over = b"/" in url.partition(b"://")[2] or url.startswith(b"/")
-                url += quote(part(request) or b"", safe="/" if host_is_over else "").encode()
+                safe = "/" if host_is_over else ""
+                if isinstance(part, _OfCaller):
+                    url += part.in_url(request, safe)
+                else:
+                    url += quote(part(request) or b"", safe=safe).encode()
         return url
 
     def __eq__(self, other: object) -> bool:
@@ -182,38 +187,36 @@ def _path(name: str) -> Place:
     return find
 
 
+class _OfCaller:
+    """
+    A place of who the caller is: encoded for headers as ``claims`` says, so that no two values look alike.
+
+    :param find: gives the JSON value, None for none.
+    """
+
+    def __init__(self, find: Callable[[Identity], Any]) -> None:
+        self._find = find
+
+    def __call__(self, request: Request) -> bytes | None:
+        value = self._value(request)
+        return None if value is None else field_value(value)
+
+    def in_url(self, request: Request, safe: str) -> bytes:
+        """The value as a part of a URL."""
+        return url_value(self._value(request), partial(quote, safe=safe))
+
+    def _value(self, request: Request) -> Any:
+        return None if request.identity is None else self._find(request.identity)
+
+
 def _claim(name: str) -> Place:
-    def find(request: Request) -> bytes | None:
-        if request.identity is None:
-            return None
-        value: Any = request.identity.claims
-        if name in value:
-            value = value[name]
-        else:
-            for member in name.split("."):
-                value = value.get(member) if hasattr(value, "get") else None
-        return None if value is None else _shown(value).encode("utf-8", "replace")
-
-    return find
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and all(isinstance(each, str) for each in value):
-        return ",".join(value)
-    return json.dumps(value, separators=(",", ":"), default=str)
-
-
-def _consumer(request: Request) -> bytes | None:
-    identity = request.identity
-    return None if identity is None else (identity.consumer or identity.name).encode("utf-8", "replace")
+    return _OfCaller(lambda identity: claim_at(identity.claims, name))
 
 
 _OPEN: dict[str, Callable[[str], Place]] = {"header": _header, "query": _query, "path": _path, "jwt": _claim}
 
 _FIXED: dict[str, Place] = {
-    "consumer.name": _consumer,
+    "consumer.name": _OfCaller(lambda identity: identity.consumer or identity.name),
     "client.ip": lambda request: request.client.encode(),
     "route.name": lambda request: request.route.name.encode() if request.route is not None else None,
     "request.id": lambda request: request.id,

@@ -1,6 +1,6 @@
 """
 What more than one way to authenticate needs: where a credential is looked for, what it is remembered by, which header
-fields tell the service who it is, and how a refusal is worded.
+and how a refusal is worded.
 
 Not here: any way to authenticate.
 """
@@ -8,8 +8,7 @@ Not here: any way to authenticate.
 from __future__ import annotations
 
 import binascii
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -230,28 +229,6 @@ class Place:
             without_cookies(request.edit_headers(), [self._cookie])
 
 
-# ---- what the service is told ----------------------------------------------------------------------------------------
-
-_SAFE = bytes(range(0x20, 0x7F))
-
-
-def field_value(value: Any, separator: str = ",") -> bytes:
-    """
-    A claim as a field's value. Lists are joined, objects are JSON; what may not stand in a field (CR, LF, controls,
-    what is not ASCII) is percent-encoded, and then so is ``%`` itself.
-    """
-    if isinstance(value, str):
-        text = value
-    elif isinstance(value, list) and all(isinstance(each, str | int | float) for each in value):
-        text = separator.join(each if isinstance(each, str) else json.dumps(each) for each in value)
-    else:
-        text = json.dumps(value, separators=(",", ":"))
-    raw = text.encode("utf-8", "surrogatepass").strip(b" ")
-    if not raw.translate(None, _SAFE):
-        return raw
-    return b"".join(bytes([c]) if 0x20 <= c < 0x7F and c != 0x25 else b"%%%02X" % c for c in raw)
-
-
 # ---- JSON that is signed ---------------------------------------------------------------------------------------------
 
 
@@ -281,24 +258,3 @@ def base64url(text: bytes) -> bytes:
     if text.translate(None, _ALPHABET) or text[-1:] not in _LAST[remainder]:
         raise ValueError("it is not base64url")
     return binascii.a2b_base64(text.translate(_TO_STANDARD) + _PADDING[remainder])
-
-
-def claim_at(claims: Mapping[str, Any], path: str) -> Any:
-    """A claim by its name, or by the way to it with dots (``realm_access.roles``); None if it isn't there."""
-    if path in claims:
-        return claims[path]
-    value: Any = claims
-    for step in path.split("."):
-        if not isinstance(value, Mapping) or step not in value:
-            return None
-        value = value[step]
-    return value
-
-
-def words(value: Any) -> frozenset[str]:
-    """Scopes or groups: a list of strings, or one string separated by spaces (RFC 8693 4.2)."""
-    if isinstance(value, str):
-        return frozenset(value.split())
-    if isinstance(value, list):
-        return frozenset(each for each in value if isinstance(each, str))
-    return frozenset()
