@@ -39,7 +39,8 @@ _FEW = 16 * 1024
 
 _ALL = bytes(range(256))
 _STEPS = bytes.maketrans(b"[{]}", b"\1\1\xff\xff")
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# A string without an end reaches to the end of the text: the search never goes over a part of the text twice.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _LONE = re.compile(rb"\\u[dD]")
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode

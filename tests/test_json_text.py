@@ -146,3 +146,10 @@ def test_numbers_that_json_does_not_have_are_written_as_null(number: float) -> N
     assert write({"a": number}) == b'{"a":null}'
     assert write([number, "\ud83d"]) == b'[null,"\\ud83d"]'
     assert json.loads(show({"a": [number], 1: "b"})) == {"a": [None], "1": "b"}
+
+
+def test_a_string_without_an_end_is_looked_through_once() -> None:
+    """By backtracking it would take minutes."""
+    for end in (b"", b"\\", b'"'):
+        with pytest.raises(InvalidJSON):
+            read(b"[" * 100 + b'"' + b'\\"[' * 60_000 + end, depth=64)

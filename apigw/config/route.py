@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from apigw.config.model import Settings
 from apigw.config.references import Authentication, PolicyItem, UpstreamName
+from apigw.config.regex import NotSupported, Regex
 from apigw.config.text import Text, Wrong
 from apigw.config.values import (
     DurationOrOff,
@@ -67,12 +68,9 @@ def parse_rewrite(text: Text) -> Rewrite:
     """``REGEX -> TEMPLATE``, with white space around the arrow."""
     found = matched(_REWRITE, text, "a rewrite")
     try:
-        re.compile(found[1])
-    except re.error as error:
-        where = "" if error.pos is None else f" at its position {error.pos + 1}"
-        raise Wrong(f"{{shown}} has no regular expression: {error.msg}{where}") from None
-    except (OverflowError, RecursionError):
-        raise Wrong("{shown} has too large or too deep a regular expression") from None
+        Regex(found[1])
+    except NotSupported as error:
+        raise Wrong("the regular expression of {shown} " + error.what) from None
     return Rewrite(found[1], found[2])
 
 

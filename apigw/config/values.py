@@ -30,6 +30,7 @@ from pydantic_core import core_schema
 
 from apigw.config import files
 from apigw.config.problems import Place, did_you_mean
+from apigw.config.regex import NotSupported, Regex
 from apigw.config.text import Text, Wrong, written
 from apigw.json_text import InvalidJSON, mistake, read, show
 
@@ -400,15 +401,12 @@ def parse_url(text: Text) -> str:
     return value
 
 
-def parse_regex(text: Text) -> re.Pattern[str]:
-    """Compile a Python regular expression."""
+def parse_regex(text: Text) -> Regex:
+    """Compile a regular expression of UTF-8 text."""
     try:
-        return re.compile(one_line(text))
-    except re.error as error:
-        where = "" if error.pos is None else f" at its position {error.pos + 1}"
-        raise Wrong(f"{{shown}} is not a regular expression: {error.msg}{where}") from None
-    except (OverflowError, RecursionError):
-        raise Wrong("{shown} is too large or too deep a regular expression") from None
+        return Regex(one_line(text), utf8=True)
+    except NotSupported as error:
+        raise Wrong("{shown} " + error.what) from None
 
 
 def parse_method(text: Text) -> str:
@@ -482,7 +480,7 @@ def show_object(value: object) -> str:
 URL = Annotated[str, Form("URL", "a URL such as https://login.example/keys", parse_url)]
 """An http(s) URL without user information, which would be seen wherever the URL is."""
 
-Regex = Annotated[re.Pattern[str], Form("regex", "a regular expression as in Python", parse_regex)]
+RegexText = Annotated[pydantic.InstanceOf[Regex], Form("regex", "a regular expression that RE2 takes", parse_regex)]
 Method = Annotated[str, Form("method", "a method such as GET or POST", parse_method)]
 HeaderName = Annotated[str, Form("header name", "a header's name such as X-User-Id", parse_header_name)]
 Host = Annotated[str, Form("host", "a host such as shop.example or *.shop.example", parse_host)]

@@ -18,7 +18,6 @@ Not here: ways to authenticate that need nobody else.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -27,8 +26,9 @@ from weakref import WeakKeyDictionary
 
 from pydantic import Field
 
+from apigw.config.regex import Regex
 from apigw.config.text import Text, Wrong
-from apigw.config.values import URL, Count, Duration, Flag, Form, HeaderName, Regex, Several, Size, one_line
+from apigw.config.values import URL, Count, Duration, Flag, Form, HeaderName, RegexText, Several, Size, one_line
 from apigw.exchange.claims import words
 from apigw.exchange.errors import BodyTooLarge, GatewayError, GatewayFault
 from apigw.exchange.headers import Headers, Pair
@@ -87,7 +87,7 @@ class Settings(PolicySettings):
     """The client's fields that it gets; empty: all."""
     response_headers: Several[HeaderName] = ()
     """The fields of its answer that the request goes on with; the client's own are removed."""
-    response_headers_regex: Regex | None = None
+    response_headers_regex: RegexText | None = None
     """Further ones, whose names it is found in, in whatever case: ``^X-Auth-``."""
     forward_body: Flag = False
     """Whether it gets the content as well."""
@@ -133,7 +133,7 @@ class ForwardAuth(Policy[Settings]):
         self.identity_headers = self._copied
         self._stripped = FieldEdit(self._copied)
         regex = settings.response_headers_regex
-        self._like = None if regex is None else re.compile(regex.pattern.encode(), re.IGNORECASE)
+        self._like = None if regex is None else Regex(regex.text, ignore_case=True)
         if settings.forward_body and settings.cache_by:
             raise ValueError("cache_by: answers that depend on the content can't be remembered")
         self._known: Remembered[_Passed] = Remembered(settings.remember)
@@ -161,8 +161,14 @@ class ForwardAuth(Policy[Settings]):
 
     def _matching(self, fields: Iterable[Pair]) -> frozenset[bytes]:
         """The names of those that are copied by their likeness, however they are spelt."""
-        found = self._like.search if self._like is not None else lambda _: None
-        return frozenset(lower for name, _ in fields if found(lower := name.lower()) or found(folded(lower)))
+        like = self._like
+        if like is None:
+            return frozenset()
+        return frozenset(
+            lower
+            for name, _ in fields
+            if len(lower := name.lower()) > like.longest or like.search(lower) or like.search(folded(lower))
+        )
 
     def _let_in(self, request: Request, passed: _Passed) -> None:
         request.identity = passed.identity

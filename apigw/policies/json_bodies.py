@@ -120,6 +120,14 @@ def read_schema(path: Path, files: set[Path]) -> Schema:
         raise ValueError(said if said.startswith(str(path)) else f"{path} is no schema: {said}") from None
 
 
+_LINEAR = jsonschema_rs.RegexOptions(size_limit=1 << 20)
+"""Patterns are matched in time linear in the text's length."""
+_NO_PATTERN = (
+    "this is no pattern that is supported: lookaround, back-references, atomic groups and patterns that compile to more"
+    " than 1 MiB are not"
+)
+
+
 class Schema:
     """
     A compiled JSON schema; its draft is what ``$schema`` says, else 2020-12.
@@ -133,10 +141,13 @@ class Schema:
         try:
             if "retriever" not in how:
                 how["offline"] = True
-            self._validator = jsonschema_rs.validator_for(schema, validate_formats=True, mask="the value", **how)
+            self._validator = jsonschema_rs.validator_for(
+                schema, validate_formats=True, mask="the value", pattern_options=_LINEAR, **how
+            )
         except jsonschema_rs.ValidationError as error:
             where = pointer(error.instance_path)
-            raise ValueError(error.message[:300] + (f" (at {where})" if where else "")) from None
+            what = _NO_PATTERN if error.message.endswith('is not a "regex"') else error.message[:300]
+            raise ValueError(what + (f" (at {where})" if where else "")) from None
         except (jsonschema_rs.ReferencingError, ValueError) as error:
             raise ValueError(" ".join(str(error).split())[:300]) from None
 

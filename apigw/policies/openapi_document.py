@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import jsonschema_rs
 
+from apigw.config.regex import Regex
 from apigw.json_text import MOST_VALUES, InvalidJSON
 from apigw.policies.json_bodies import Schema, load_document, read_judged
 
@@ -171,6 +172,24 @@ class Document:
         return Operation(list(parameters.values()), contents, body_required=required)
 
 
+def _segment(text: str) -> str | Regex | None:
+    """What a template's segment takes: this text; None: any that is not empty; or what the expression matches."""
+    parts = re.split(r"(\{[^{}]+\})", text)
+    if len(parts) == 1:
+        return text
+    if parts[0] == parts[2] == "" and len(parts) == 3:
+        return None
+    pieces = ("(.+)" if part.startswith("{") else re.escape(part) for part in parts)
+    return Regex("(?s)" + "".join(pieces), utf8=True)
+
+
+def _values(pattern: Regex, segment: str) -> list[str] | None:
+    """What the segment has in the places of the names, which are all of the expression's groups."""
+    data = segment.encode()
+    spans = pattern.spans(data, whole=True) if len(data) <= pattern.longest else None
+    return None if spans is None else [data[start:end].decode() for start, end in spans[1:]]
+
+
 class PathItem:
     """One path: its segments, and its operations by method."""
 
@@ -180,11 +199,7 @@ class PathItem:
         self.captures = template.count("{")
         self.length = len(template)
         self._names: list[str] = re.findall(r"\{([^{}]+)\}", template)
-        self._segments = [
-            re.compile("".join("(.+)" if part.startswith("{") else re.escape(part)
-                               for part in re.split(r"(\{[^{}]+\})", segment)), re.DOTALL)
-            for segment in template.split("/")
-        ]  # fmt: skip
+        self._segments = [_segment(segment) for segment in template.split("/")]
 
     def match(self, segments: list[str], names: list[str]) -> dict[str, str] | None:
         """
@@ -196,10 +211,18 @@ class PathItem:
             return None
         values: list[str] = []
         for pattern, segment, name in zip(self._segments, segments, names, strict=True):
-            found = pattern.fullmatch(segment) or pattern.fullmatch(name)
-            if found is None:
-                return None
-            values += found.groups()
+            if isinstance(pattern, str):
+                if pattern not in {segment, name}:
+                    return None
+            elif pattern is None:
+                if not segment:
+                    return None
+                values.append(segment)
+            else:
+                found = _values(pattern, segment) or _values(pattern, name)
+                if found is None:
+                    return None
+                values += found
         return dict(zip(self._names, values, strict=True))
 
 

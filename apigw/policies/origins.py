@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection
 from typing import Annotated
 
+from apigw.config.regex import Regex
 from apigw.config.text import Text, Wrong
 from apigw.config.values import Form, one_line
 
@@ -17,6 +18,8 @@ _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\*\.)?([a-z0-9._-]+|\[[0-9a-f:.]+\
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 REMEMBERED = 1000
 """Origins whose verdict is remembered."""
+LONGEST = 300
+"""Bytes of an origin: a DNS name has at most 255."""
 
 
 def parse_origin(text: Text) -> str:
@@ -47,6 +50,8 @@ class OriginSet:
         self._known: dict[bytes, bool] = {}
 
     def __contains__(self, origin: bytes) -> bool:
+        if len(origin) > LONGEST:
+            return self.everybody
         known = self._known.get(origin)
         if known is None:
             if len(self._known) >= REMEMBERED:
@@ -56,6 +61,6 @@ class OriginSet:
         return known
 
 
-def _pattern(origin: str) -> re.Pattern[bytes]:
+def _pattern(origin: str) -> Regex:
     text = re.escape(origin).replace(r"://\*\.", r"://(?:[a-z0-9_-]+\.)+")
-    return re.compile(re.sub(r":\\\*$", "(?::[0-9]{1,5})?", text).encode())
+    return Regex(re.sub(r":\\\*$", "(?::[0-9]{1,5})?", text))

@@ -6,7 +6,7 @@ What a route may ask of a request: patterns of paths and hosts, conditions on va
     =/api/users         exactly this path
     /users/{id}         template: {id} takes one segment, not empty
     /files/{rest*}      template with a tail: takes all that is left, slashes too, maybe nothing
-    ~/v[12]/(?P<x>.+)   regular expression; the whole path must match; named groups are captured
+    ~/v[12]/(?P<x>.+)   regular expression (RE2); the whole path must match; named groups are captured
 
 Static text is brought into the normal form that requests' paths have, so ``/café`` may be written as such.
 
@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from urllib.parse import quote, unquote_to_bytes
 
+from apigw.config.regex import Regex
 from apigw.exchange.errors import ClientFault
 from apigw.http.targets import normalise_path, places_in, valid_host, without_parameters
-from apigw.routing.backtracking import refuse_backtracking
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -58,7 +58,7 @@ class PathPattern:
     names: tuple[tuple[int, str], ...] = ()
     tail: str = ""
     below: bool = False
-    regex: re.Pattern[bytes] | None = None
+    regex: Regex | None = None
 
     @property
     def rank(self) -> tuple[int | tuple[bool, ...], ...]:
@@ -74,7 +74,7 @@ class PathPattern:
     def captures(self) -> frozenset[str]:
         """The names that it captures."""
         if self.regex is not None:
-            return frozenset(self.regex.groupindex)
+            return frozenset(self.regex.names)
         names = {name for _, name in self.names}
         return frozenset(names | {self.tail} if self.tail else names)
 
@@ -89,7 +89,7 @@ class PathPattern:
         """Whether a normalised path fits. ``RouteTable.lookup`` finds the same without asking each pattern."""
         path = without_parameters(path)
         if self.regex is not None:
-            return self.regex.fullmatch(path) is not None
+            return self.regex.fullmatch(path)
         segments = path.split(b"/")[1:]
         wanted = len(self.segments)
         if len(segments) < wanted + self.below or (self.kind < Kind.PREFIX and len(segments) != wanted):
@@ -116,12 +116,12 @@ class PathPattern:
             raise ClientFault("the path is not UTF-8 where it has a value", reason="invalid_path") from None
         return captures
 
-    def _captured_by(self, regex: re.Pattern[bytes], path: bytes) -> dict[str, str]:
-        found = regex.fullmatch(without_parameters(path))
+    def _captured_by(self, regex: Regex, path: bytes) -> dict[str, str]:
+        found = regex.spans(without_parameters(path), whole=True)
         if found is None:
             return {}
         places = places_in(path) if b";" in path else range(len(path) + 1)
-        spans = {name: found.span(name) for name in regex.groupindex}
+        spans = {name: found[number] for name, number in regex.names.items()}
         return {name: _decoded(path[places[start] : places[end]]) for name, (start, end) in spans.items() if start >= 0}
 
 
@@ -132,7 +132,7 @@ def _decoded(value: bytes) -> str:
 def path_pattern(text: str) -> PathPattern:
     """Parse a route's ``path``."""
     if text.startswith("~"):
-        return PathPattern(text, Kind.REGEX, regex=regex(text[1:]))
+        return PathPattern(text, Kind.REGEX, regex=Regex(text[1:]))
     exact = text.startswith("=")
     path = text[1:] if exact else text
     if not path.startswith("/"):
@@ -194,14 +194,9 @@ def static_path(path: str) -> bytes:
     return normal
 
 
-def regex(text: str) -> re.Pattern[bytes]:
-    """Compile a configured regular expression; it sees raw bytes, so write them percent-encoded beyond ASCII."""
-    try:
-        compiled = re.compile(text.encode())
-    except re.error as error:
-        raise ValueError(f"{text!r} is not a regular expression: {error}") from None
-    refuse_backtracking(text)
-    return compiled
+def too_long_to_match() -> ClientFault:
+    """What ``TextTooLong`` means for a request."""
+    return ClientFault("a path or value is too long for the expression of a route", reason="too_long_to_match")
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +269,7 @@ class Condition:
     test: Test
     text: str
     value: bytes = b""
-    regex: re.Pattern[bytes] | None = None
+    regex: Regex | None = None
 
     def holds(self, values: Sequence[bytes]) -> bool:
         """Whether the values that the request has under this name are what is wanted."""
@@ -293,7 +288,7 @@ class Condition:
             return self.value != other.value
         if tests == {Test.EXACT, Test.REGEX}:
             expression, exact = (self, other) if self.regex is not None else (other, self)
-            return expression.regex is not None and expression.regex.fullmatch(exact.value) is None
+            return expression.regex is not None and not expression.regex.fullmatch(exact.value)
         # Whether two expressions overlap can't be told; different ones are taken to be meant as different.
         return tests == {Test.REGEX} and self.text != other.text
 
@@ -306,7 +301,7 @@ def condition(name: str, text: str) -> Condition:
     if text == "!":
         return Condition(key, Test.ABSENT, text)
     if text.startswith("~"):
-        return Condition(key, Test.REGEX, text, regex=regex(text[1:]))
+        return Condition(key, Test.REGEX, text, regex=Regex(text[1:]))
     return Condition(key, Test.EXACT, text, value=text.encode())
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from apigw.exchange.headers import Headers, Pair
 
 _URL = re.compile(rb"(?:(https?):)?//([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
-_REFRESH = re.compile(rb"(\s*[0-9.]*\s*[;,]\s*url\s*=\s*)(['\"]?)(.*?)(\2\s*)", re.IGNORECASE | re.DOTALL)
+_REFRESH = re.compile(rb"\s*+[0-9.]*+\s*+[;,]\s*+url\s*+=\s*+(['\"]?)", re.IGNORECASE)  # linear: it never goes back
 _DEFAULT_PORTS = {b"http": b":80", b"https": b":443"}
 
 
@@ -73,10 +73,15 @@ def rewrite_location(value: bytes, mapping: Mapping) -> bytes:
 
 def rewrite_refresh(value: bytes, mapping: Mapping) -> bytes:
     """``5; url=http://service/x``, with the client's URL."""
-    matched = _REFRESH.fullmatch(value)
+    matched = _REFRESH.match(value)
     if matched is None:
         return value
-    return matched[1] + matched[2] + rewrite_location(matched[3], mapping) + matched[4]
+    start, end = matched.end(), len(value.rstrip())
+    if matched[1]:
+        if end <= start or value[end - 1 : end] != matched[1]:
+            return value
+        end -= 1
+    return value[:start] + rewrite_location(value[start:end], mapping) + value[end:]
 
 
 def _normal(authority: bytes, scheme: bytes) -> bytes:

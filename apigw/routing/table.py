@@ -68,7 +68,7 @@ class _Candidate(Generic[V]):
 
     def holds(self, path: bytes, asked: Asked) -> bool:
         """Whether all but the method fits; the tree has seen to the path unless it is a regular expression."""
-        if self.regex is not None and self.regex.fullmatch(path) is None:
+        if self.regex is not None and not self.regex.fullmatch(path):
             return False
         for condition in self.headers:
             if not condition.holds(asked.headers.get_all(condition.name)):

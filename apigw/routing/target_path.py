@@ -21,10 +21,11 @@ import re
 from collections.abc import Callable, Mapping
 from urllib.parse import quote
 
+from apigw.config.regex import Regex, TextTooLong
 from apigw.exchange.errors import ClientFault
 from apigw.exchange.request import Request
 from apigw.http.targets import places_in, without_parameters
-from apigw.routing.patterns import PathPattern, refuse_parameters, regex, static_path
+from apigw.routing.patterns import PathPattern, refuse_parameters, static_path, too_long_to_match
 
 TargetPath = Callable[[Request], bytes]
 """The path with the query that a request is to be sent on with."""
@@ -133,22 +134,26 @@ def _adding(template: str, pattern: PathPattern, encoded_slashes: bool) -> _Step
 
 def _rewriting(rewrite: tuple[str, str], pattern: PathPattern, encoded_slashes: bool) -> _Step:
     expression, template = rewrite
-    compiled = regex(expression)
+    compiled = Regex(expression)
     pieces = _pieces(template)
-    groups = {str(number) for number in range(compiled.groups + 1)} | set(compiled.groupindex)
+    groups = {str(number): number for number in range(compiled.groups + 1)} | compiled.names
     outer = [name for name in pieces[1::2] if name not in groups]
-    _check_names(template, outer, pattern.captures | groups, pattern, encoded_slashes)
+    _check_names(template, outer, pattern.captures | set(groups), pattern, encoded_slashes)
     fill = _filling(pieces, pattern)
 
     def rewritten(path: bytes, captures: Mapping[str, str]) -> bytes:
-        found = compiled.search(without_parameters(path))
+        try:
+            found = compiled.spans(without_parameters(path))
+        except TextTooLong:
+            raise too_long_to_match() from None
         if found is None:
             return path
         places = places_in(path) if b";" in path else range(len(path) + 1)
         # The groups are pieces of the path, so they are percent-encoded as they should be.
-        spans = {name: found.span(int(name) if name.isdigit() else name) for name in groups}
+        spans = {name: found[number] for name, number in groups.items()}
         own = {name: path[places[start] : places[end]] if start >= 0 else b"" for name, (start, end) in spans.items()}
-        return path[: places[found.start()]] + fill(captures, own) + path[places[found.end()] :]
+        start, end = found[0]
+        return path[: places[start]] + fill(captures, own) + path[places[end] :]
 
     return rewritten
 

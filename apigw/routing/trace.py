@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from apigw.config.regex import TextTooLong
 from apigw.exchange.request import Request
 from apigw.routing.patterns import Condition, Test, bare_host
 from apigw.routing.rule import Asked, Rule
@@ -62,6 +63,13 @@ def trace(rules: Iterable[Rule[V]], request: Request) -> list[Considered[V]]:
 
 def _failed(rule: Rule[V], host: bytes, request: Request, asked: Asked) -> str:
     """The first condition that is not met, in words."""
+    try:
+        return _missed(rule, host, request, asked)
+    except TextTooLong:
+        return "the path or a value is too long for its expression"
+
+
+def _missed(rule: Rule[V], host: bytes, request: Request, asked: Asked) -> str:
     if not any(pattern.matches(host) for pattern in rule.host_patterns):
         return f"host {_shown(host)} is not {' or '.join(rule.hosts)}"
     if not rule.pattern.matches(request.path):

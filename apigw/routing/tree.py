@@ -19,6 +19,7 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 from twisted.web.server import Request as WebRequest
 
+from apigw.config.regex import TextTooLong
 from apigw.exchange.errors import ClientFault, GatewayError
 from apigw.exchange.headers import Headers
 from apigw.exchange.problem import problem
@@ -27,6 +28,7 @@ from apigw.exchange.responder import Done, Responder
 from apigw.exchange.response import Response
 from apigw.http.fields import serialise
 from apigw.http.targets import normalise_path
+from apigw.routing.patterns import too_long_to_match
 from apigw.routing.rule import Rule
 from apigw.routing.table import Match, Miss, RouteTable
 from apigw.routing.twisted_request import exchange_request, serve
@@ -143,12 +145,14 @@ class GatewayResource(Resource):
                 normalise_path(request.path)  # now it is known that they are not wanted
             if not resource.parameters and b";" in request.path:
                 raise ClientFault("the path has a parameter (`;`)", reason="path_parameters")
+            request.route = resource.route
+            request.captures = match.captures
+            if request.method in _COUNTED and b"max-forwards" in request.headers:
+                return self._counted(request) or resource
         except ClientFault as fault:
             return problem(request, fault)
-        request.route = resource.route
-        request.captures = match.captures
-        if request.method in _COUNTED and b"max-forwards" in request.headers:
-            return self._counted(request) or resource
+        except TextTooLong:
+            return problem(request, too_long_to_match())
         return resource
 
     def _counted(self, request: Request) -> Response | None:

@@ -24,8 +24,10 @@ from typing import Any, Protocol
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
+from apigw.config.regex import Regex
 from apigw.upstream.settings import HealthSettings, OutlierSettings
 from apigw.upstream.target import Target
 from apigw.upstream.target_set import TargetSet
@@ -198,7 +200,7 @@ class Prober:
         if answer.code not in health.expect:
             return Verdict(False, True, f"the check was answered {answer.code}")
         wanted = health.expect_body
-        if wanted is not None and not wanted.search(body[:BODY_LIMIT].decode("utf-8", "replace")):
+        if wanted is not None and not await _found(wanted, body[:BODY_LIMIT]):
             return Verdict(False, True, "the check's body is not what is expected")
         return Verdict(True, True, "")
 
@@ -220,6 +222,12 @@ class Prober:
             watched.wait(0.0 if target.hung else self._eject_interval)
         elif self._always and watched is not None and target.ejected_until:
             watched.hurry(0.0 if target.hung else self.health.fast_interval)
+
+
+async def _found(wanted: Regex, body: bytes) -> bool:
+    if len(body) <= wanted.longest:
+        return wanted.search(body)
+    return await deferToThread(wanted.search, body, bounded=False)
 
 
 class _Watched:

@@ -27,7 +27,7 @@ from apigw.config.values import (
     Method,
     Number,
     Pairs,
-    Regex,
+    RegexText,
     Secret,
     Several,
     Share,
@@ -58,7 +58,7 @@ class HealthSettings(Settings):
     )
     method: Method = Field("GET", description="Method of the check.")
     expect: StatusSet = Field(frozenset(range(200, 400)), description="Statuses of a healthy target.")
-    expect_body: Regex | None = Field(None, description="What must be found in the body (its first 64 KiB), too.")
+    expect_body: RegexText | None = Field(None, description="What must be found in the body (its first 64 KiB), too.")
     interval: Duration = Field(5.0, gt=0, description="Between two checks of a healthy target.")
     fast_interval: Duration = Field(
         1.0, gt=0, description="Between two checks while the verdict is in question, and of a target that is unhealthy."

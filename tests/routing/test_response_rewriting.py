@@ -70,7 +70,16 @@ def test_a_service_that_believes_the_clients_scheme_or_wants_another() -> None:
         (b"5; url=/base/a", b"5; url=/api/a"),
         (b"0;URL='http://10.0.0.5:9101/base/a'", b"0;URL='https://shop.example:8443/api/a'"),
         (b"5", b"5"),
+        (b'5;url="/base/a" ', b'5;url="/api/a" '),
+        (b"5;url=/base/a'", b"5;url=/api/a'"),
+        (b"5;url='/base/a", b"5;url='/base/a"),
+        (b"5;url='", b"5;url='"),
+        (b"5;url=", b"5;url="),
+        # By backtracking these would take minutes.
+        (b" " * 60000 + b"x", b" " * 60000 + b"x"),
+        (b"5;url='" + b"' " * 60000 + b"x", b"5;url='" + b"' " * 60000 + b"x"),
     ],
+    ids=range(10),
 )
 def test_refresh(refresh: bytes, expected: bytes) -> None:
     assert rewrite_refresh(refresh, MAPPING) == expected

@@ -104,7 +104,7 @@ def test_a_rewrite_that_would_climb_is_refused(path: str, pattern: str, rewrite:
         ({"add_prefix": "/{tenant}"}, "nothing captures it; known names: id"),
         ({"add_prefix": "/{id"}, "single brace"),
         ({"rewrite": ("(", "/")}, "not a regular expression"),
-        ({"rewrite": ("(a+)+", "/")}, "repetition"),
+        ({"rewrite": ("a(?=b)", "/")}, "lookahead"),
         ({"rewrite": ("^/a", "/{2}")}, "nothing captures it"),
         ({"rewrite": ("^/a", r"/\2")}, "nothing captures it"),
     ],
