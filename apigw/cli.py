@@ -1,12 +1,13 @@
 """
 ``apigw``: what a person calls beside ``twistd apigw``.
 
-    apigw check FILE [--json]                                         is this configuration well?
+    apigw check FILE [--strict] [--json]                              is this configuration well?
     apigw explain FILE METHOD URL [-H 'Name: value'] [--json]         what would happen to this request, and why?
     apigw key new NAME [--expires DATE]                               make an API key for a [consumer NAME]
     apigw reference [FILE] [--check]                                  write the manual of the configuration
 
-Exit status: 0 if all is well, 1 if the configuration has mistakes (or the manual is out of date), 2 for wrong usage.
+Exit status: 0 if all is well, 1 if the configuration has mistakes (with ``--strict`` also warnings) or the manual is
+out of date, 2 for wrong usage.
 What is heavy to import is imported by the command that needs it.
 
 Not here: what the commands find out (``apigw.config.load``, ``apigw.gateway.explain``, ``apigw.config.reference``).
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="say whether a configuration is well, or all of its mistakes")
     check.add_argument("file", metavar="FILE")
+    check.add_argument("--strict", action="store_true", help="take warnings for errors")
     check.add_argument("--json", action="store_true", help="write the result as JSON")
     check.set_defaults(run=_check)
 
@@ -96,6 +98,9 @@ def _new_key(asked: argparse.Namespace) -> int:
 
 def _check(asked: argparse.Namespace) -> int:
     configuration, problems = _load(asked.file)
+    if asked.strict and problems:
+        configuration = None
+        problems = [dataclasses.replace(problem, severity="error") for problem in problems]
     if asked.json:
         _print_json(_summary(configuration, problems))
     else:

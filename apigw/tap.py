@@ -51,8 +51,6 @@ class Options(usage.Options):
             self.configuration = load(self["config"])
         except ConfigurationError as error:
             _end(str(error))
-        for warning in self.configuration.warnings:
-            print(warning, file=sys.stderr)
         if not self.configuration.listens and self.configuration.admin is None:
             _end(f"{self['config']} asks for no listener: there is nothing to serve")
 

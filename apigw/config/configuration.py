@@ -36,6 +36,7 @@ class Configuration:
     :ivar digest: SHA-256 of all that was read, environment included.
     :ivar warnings: what doesn't hinder, but is hardly meant.
     :ivar contents: of the files that were read, for building: what was checked is what is used.
+    :ivar named: names that sections name, by the role of what they name (``policy``, ``upstream``).
     :ivar drafts: while mistakes are sought: sections with some, without the options at fault.
     """
 
@@ -48,6 +49,7 @@ class Configuration:
     digest: str
     warnings: tuple[Problem, ...] = ()
     written: Mapping[tuple[str, str], Section] = field(default_factory=dict, repr=False)
+    named: Mapping[str, frozenset[str]] = field(default_factory=dict, repr=False)
     drafts: Mapping[str, Mapping[str, Settings]] = field(default_factory=dict, repr=False)
     contents: Contents = field(default_factory=Contents, repr=False, compare=False)
 

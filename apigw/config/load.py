@@ -94,6 +94,7 @@ def _loaded(
         files=tuple(dict.fromkeys(document.files)),
         digest=document.digest,
         written=document.sections,
+        named=_named(references),
         drafts=drafts,
         contents=contents,
     )
@@ -104,6 +105,13 @@ def _loaded(
     if not configuration.listens:
         problems.append(_no_listener(configuration))
     return replace(configuration, warnings=tuple(dict.fromkeys(problems)))
+
+
+def _named(references: Iterable[tuple[Section, Reference]]) -> dict[str, frozenset[str]]:
+    found: dict[str, set[str]] = {}
+    for _, reference in references:
+        found.setdefault(reference.role, set()).add(" ".join(reference.text.split()))
+    return {role: frozenset(names) for role, names in found.items()}
 
 
 def _no_listener(configuration: Configuration) -> Problem:

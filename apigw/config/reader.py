@@ -288,6 +288,11 @@ class _File:
             what = f"{pattern.shown if pattern.secret else path} can't be read: {error.strerror}"
             self.document.problems.append(Problem(*pattern.place, "gateway", "include", what))
             return
+        if not every:
+            shown = pattern.shown if pattern.secret else path
+            what, hint = f"{shown} matches no file", "paths are relative to this file"
+            warning = Problem(*pattern.place, "gateway", "include", what, hint=hint, severity="warning")
+            self.document.problems.append(warning)
         for found, real in every:
             shown = pattern.shown if pattern.secret else found
             if real in around:

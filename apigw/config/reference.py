@@ -47,8 +47,8 @@ plain  = $${NAME}       ; `${NAME}` as it stands
   instead of the value.
 - **Paths** are relative to the file that they stand in.
 - `include = other/*.ini` in `[gateway]` reads more files. No section may be there twice.
-- **Forms**: durations `250ms` `5s` `2m` `1h` `30d`; sizes `512` `64KiB` `10MiB`; rates `100/s` `600/m` `5000/h`
-  `100000/d`; shares `50%`; flags `yes` `no`.
+- **Forms**: durations `250ms` `5s` `2m` `1h` `30d`; sizes `512` `64KiB` `10MiB`; rates `100/s` `600/m` `100/15m`
+  `5000/h`; shares `50%`; flags `yes` `no`.
 """
 
 

@@ -101,7 +101,7 @@ _DURATION = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZE = re.compile(r"([0-9]{1,15})(B|KiB|MiB|GiB|TiB)?")
 _BYTES = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-_RATE = re.compile(r"([0-9]{1,15})/(s|m|h|d)")
+_RATE = re.compile(r"([0-9]{1,15})/([0-9]{1,5})?(s|m|h|d)")
 _SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)%")
 _COUNT = re.compile(r"[0-9]{1,15}")
 _NUMBER = re.compile(r"-?[0-9]{1,15}(?:\.[0-9]{1,15})?")
@@ -156,16 +156,19 @@ class PerTime(NamedTuple):
 
 
 def parse_rate(text: Text) -> PerTime:
-    """``100/s``, ``600/m``, ``5000/h``, ``100000/d``."""
+    """``100/s``, ``600/m``, ``5000/h``, ``100000/d``; over several units: ``100/15m``."""
     found = matched(_RATE, text, "a rate")
-    if not int(found[1]):
+    units = int(found[2] or 1)
+    if not int(found[1]) or not units:
         raise Wrong("a rate can't be 0")
-    return PerTime(int(found[1]), int(_SECONDS[found[2]]))
+    return PerTime(int(found[1]), units * int(_SECONDS[found[3]]))
 
 
 def show_rate(rate: PerTime) -> str:
-    """The rate as it is written."""
-    return f"{rate.limit}/{ {1: 's', 60: 'm', 3600: 'h', 86400: 'd'}.get(rate.seconds, f'{rate.seconds}s') }"
+    """The rate as it is written, in the largest unit that fits."""
+    unit = next(unit for unit in ("d", "h", "m", "s") if rate.seconds % _SECONDS[unit] == 0)
+    units = int(rate.seconds // _SECONDS[unit])
+    return f"{rate.limit}/{units if units > 1 else ''}{unit}"
 
 
 def parse_share(text: Text) -> float:
@@ -230,7 +233,7 @@ SizeOrOff = Annotated[
     int | None, Form("size or off", _A_SIZE + ", or off", or_off(parse_size), _shown_or_off(show_size))
 ]
 """Bytes, or None for ``off``: no limit."""
-Rate = Annotated[PerTime, Form("rate", "a rate such as 100/s, 600/m, 5000/h, 100000/d", parse_rate, show_rate)]
+Rate = Annotated[PerTime, Form("rate", "a rate such as 100/s, 600/m, 100/15m, 5000/h, 100000/d", parse_rate, show_rate)]
 """One rate; several windows are ``Several[Rate]``."""
 Share = Annotated[float, Form("share", "a share such as 50%", parse_share, _share_shown)]
 """0.0 to 1.0."""

@@ -19,6 +19,8 @@ from apigw.config import files
 from apigw.config.configuration import Configuration
 from apigw.config.problems import Problem
 from apigw.gateway.aggregates import wrong_aggregates
+from apigw.gateway.effects import EFFECTS
+from apigw.gateway.effects.paths import meant
 from apigw.gateway.environment import Shared
 from apigw.gateway.policies import build_policies
 from apigw.gateway.rules import ANSWERING, Section, answering, rule_of
@@ -40,7 +42,9 @@ def wrong_patterns(configuration: Configuration) -> Iterator[Problem]:
     for kind in ANSWERING:
         for name, settings in configuration.seen(kind).items():
             for option, what in _wrong(settings):
-                yield configuration.problem(kind, name, option, what)
+                guess = meant(settings.path) if option == "path" else ""
+                hint = f"did you mean {guess}?" if guess else ""
+                yield configuration.problem(kind, name, option, what, hint=hint)
 
 
 def _wrong(settings: Any) -> Iterator[tuple[str, str]]:
@@ -260,5 +264,6 @@ CHECKS = (
     sockets,
     resources,
     policies,
+    *EFFECTS,
 )
 """All of them, for ``load``."""

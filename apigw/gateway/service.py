@@ -218,6 +218,7 @@ class GatewayService(Service):
             loop=type(loop).__module__,
             limit=limit,
         )
+        _warn(self.configuration)
         self._systemd.ready(f"serving {len(self.generation.facts)} routes")
         if self._reload_again:
             self._reload_again = False
@@ -432,6 +433,7 @@ class GatewayService(Service):
             await listening.leave(shared=listening.settings.endpoint in taken)
         self._retire(old, new)
         log.info("the new configuration is in force: {routes} routes", routes=len(new.facts))
+        _warn(configuration)
 
     def _use_modes(self) -> None:
         """A UNIX socket stays when only its permissions change."""
@@ -551,6 +553,21 @@ async def _stop(reference: tuple[str, str], policy: BuiltPolicy) -> None:
 def _stays(listening: Listening | AdminListening | None, settings: Any) -> bool:
     """Whether what listens can go on with these settings."""
     return listening is not None and settings is not None and listening.may_become(settings)
+
+
+MOST_WARNINGS = 20
+"""Warnings of one configuration that are logged."""
+
+
+def _warn(configuration: Configuration) -> None:
+    """Log the warnings of a configuration, as one event: of many of one kind most are left out."""
+    warnings = [str(warning) for warning in configuration.warnings[:MOST_WARNINGS]]
+    if not warnings:
+        return
+    more = len(configuration.warnings) - len(warnings)
+    if more:
+        warnings.append(f"and {more} more: `apigw check` lists all of them")
+    log.warn("warnings of {path}:\n{warnings}", path=configuration.path, warnings="\n".join(warnings))
 
 
 def _say(error: BaseException) -> None:

@@ -52,7 +52,7 @@ MOST_KEPT_BACK = 0.1
 SLOWER = 1.001
 """By how much slower such a bucket fills: what is late by more than that is made up for after seconds."""
 
-_UNITS = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
+_UNITS = {86400: "day", 3600: "hour", 60: "minute", 1: "second"}
 
 
 def parse_cost(text: Text) -> str:
@@ -151,7 +151,7 @@ class RateLimit(Policy[Settings]):
         kept_back = [_kept_back(rate, burst) for rate, burst in zip(settings.rate, wanted, strict=True)]
         bursts = [burst - back for burst, back in zip(wanted, kept_back, strict=True)]
         label = environment.name or environment.kind
-        names = [label if len(bursts) == 1 else f"{label}-{_UNITS[rate.seconds]}" for rate in settings.rate]
+        names = [label if len(bursts) == 1 else f"{label}-{'-'.join(_span(rate.seconds))}" for rate in settings.rate]
         policies = b", ".join(
             b'"%b";q=%d;w=%d' % (name.encode(), rate.limit, rate.seconds)
             for name, rate in zip(names, settings.rate, strict=True)
@@ -261,5 +261,12 @@ def _kept_back(rate: PerTime, burst: int) -> int:
     return int(min(rate.limit / rate.seconds * LATE, burst * MOST_KEPT_BACK))
 
 
+def _span(seconds: int) -> tuple[str, ...]:
+    """A span in words: ``minute``, or ``15`` and ``minutes``."""
+    unit = next(unit for unit in _UNITS if seconds % unit == 0)
+    return (_UNITS[unit],) if unit == seconds else (str(seconds // unit), f"{_UNITS[unit]}s")
+
+
 def _time(window: _Window) -> str:
-    return f"a {_UNITS[round(window.interval * window.limit)]}"
+    span = _span(round(window.interval * window.limit))
+    return " ".join(span if len(span) > 1 else ("a", *span))

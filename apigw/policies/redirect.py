@@ -35,7 +35,7 @@ _HOST_ENDS = re.compile(r"[/?#]|\{request\.(?:target|path)\}")
 def _is_open(location: str) -> bool:
     """Whether its host ends in a place that anybody can fill."""
     host = _HOST_ENDS.split(location.partition("://")[2])[0]
-    return host.endswith("}") and not host.endswith("{request.host}")
+    return host.endswith("}") and not host.endswith(("{request.host}", "{request.hostname}"))
 
 
 class Settings(PolicySettings):

@@ -4,7 +4,7 @@ Text with places that each request fills: ``user-{jwt.sub}``.
     {header.NAME}  {query.NAME}  {path.NAME}      of the request; NAME of a path is what the route's template calls it
     {jwt.CLAIM}  {consumer.name}                  of who the caller proved to be
     {client.ip}  {route.name}
-    {request.id}  .method  .path  .query  .target  .host  .scheme
+    {request.id}  .method  .path  .query  .target  .host  .hostname  .scheme      hostname: the host without its port
 
 ``{{`` and ``}}`` are braces. A text of which one place can't be filled is not there at all: half a value would mislead.
 What clients send never brings line ends or other controls into a value: such a request is refused.
@@ -213,6 +213,8 @@ def _claim(name: str) -> Place:
     return _OfCaller(lambda identity: claim_at(identity.claims, name))
 
 
+_PORT = re.compile(rb":[0-9]*\Z")
+
 _OPEN: dict[str, Callable[[str], Place]] = {"header": _header, "query": _query, "path": _path, "jwt": _claim}
 
 _FIXED: dict[str, Place] = {
@@ -225,6 +227,7 @@ _FIXED: dict[str, Place] = {
     "request.query": lambda request: request.query or b"",
     "request.target": lambda request: request.path if request.query is None else request.path + b"?" + request.query,
     "request.host": lambda request: request.host,
+    "request.hostname": lambda request: _PORT.sub(b"", request.host),
     "request.scheme": lambda request: request.scheme,
 }
 

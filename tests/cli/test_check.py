@@ -240,3 +240,24 @@ def test_options_of_tls_that_no_target_speaks_are_warned_of(tmp_path: Path, caps
     assert capsys.readouterr().err == (
         f"{path}:5: [upstream u] warning: tls.server_name: no target is https://, so this does nothing\n"
     )
+
+
+def test_strict_takes_warnings_for_errors(tmp_path: Path, capsys: Any) -> None:
+    path = written(tmp_path, WELL + "[jwt unused]\nsecret = 0123456789abcdef0123456789abcdef\n")
+    line = f"{path}:14: [jwt unused] {{}}no route lists this policy, so it does nothing; did you mean `policies"
+    assert cli.main(["check", path]) == 0
+    out, err = capsys.readouterr()
+    assert "is well" in out
+    assert err.startswith(line.format("warning: "))
+    assert cli.main(["check", "--strict", path]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(line.format(""))
+    for strict in (False, True):
+        assert cli.main(["check", path, "--json", *["--strict"] * strict]) == strict
+        found = json.loads(capsys.readouterr().out)
+        assert found["ok"] is not strict
+        [problem] = found["problems"]
+        assert (problem["line"], problem["severity"]) == (14, "error" if strict else "warning")
+        assert "did you mean" in problem["hint"]
+    assert cli.main(["check", "--strict", written(tmp_path, WELL)]) == 0

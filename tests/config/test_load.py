@@ -207,7 +207,7 @@ class TestWhatIsWell:
         ("[limit]\nrate = 5/s\nburst = 2000\n", ["gw.ini:3: [limit] burst: `2000` is out of range; expected at most 1000"]),
         ("[limit]\nrate = 5/s\nburst = 7\n", ["gw.ini:3: [limit] burst: 7 is more than the rate"]),
         ("[limit]\nrate = 5/s,\n  9\n", [("gw.ini:3: [limit] rate: `9` is not a rate;"
-                                         " expected a rate such as 100/s, 600/m, 5000/h, 100000/d")]),
+                                         " expected a rate such as 100/s, 600/m, 100/15m, 5000/h, 100000/d")]),
         ("[limit]\nrate = 5/s\nby = rout\n",
          [("gw.ini:3: [limit] by: `rout` is none of the words that there are; expected one of ip, route, all;"
           " did you mean route?")]),

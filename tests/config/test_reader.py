@@ -195,7 +195,9 @@ class TestIncludes:
         (tmp_path / "more" / "deep.x").write_text("[route deep]\n")
         (tmp_path / "more" / "key").write_text("k")
         found = document(tmp_path, "[gateway]\ninclude = more/*.ini, none/*.ini\n[route first]\n")
-        assert not found.problems
+        assert [(each.severity, each.line, each.what) for each in found.problems] == [
+            ("warning", 2, f"{tmp_path}/none/*.ini matches no file")
+        ]
         assert [name for _, name in found.sections] == ["", "first", "a", "deep", "b"]
         assert found.sections["route", "b"].options["key"].value == "k"
         assert found.sections["route", "deep"].place == (str(tmp_path / "more/deep.x"), 1)

@@ -171,5 +171,7 @@ def test_statuses_shown_are_read_again_as_the_same(statuses: frozenset[int]) -> 
 def test_limits_are_shown_as_they_are_written() -> None:
     assert [values.show_duration(each) for each in (0, 0.25, 90, 120, 3600)] == ["0s", "250ms", "90s", "2m", "1h"]
     assert [values.show_size(each) for each in (0, 1000, 65536)] == ["0", "1000", "64KiB"]
-    assert values.show_rate(values.PerTime(5, 60)) == "5/m"
+    for rate in ("5/m", "100/15m", "7/90s", "1/2h", "1/7d"):
+        assert values.show_rate(read(values.Rate, rate)) == rate
+    assert values.show_rate(read(values.Rate, "100/120m")) == "100/2h"
     assert re.fullmatch("yes|no", values.show_flag(value=True))

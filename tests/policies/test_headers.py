@@ -113,6 +113,22 @@ def test_templates(template: str, value: bytes | None) -> None:
     assert compile_template(template).render(asked_by_anna()) == value
 
 
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        (b"shop.example", b"shop.example"),
+        (b"shop.example:8080", b"shop.example"),
+        (b"[2001:db8::1]:8080", b"[2001:db8::1]"),
+        (b"[2001:db8::1]", b"[2001:db8::1]"),
+    ],
+)
+def test_a_hostname_has_no_port(host: bytes, name: bytes) -> None:
+    asked = request()
+    asked.host = host
+    template = compile_template("https://{request.hostname}:8443{request.target}")
+    assert template.render_url(asked) == b"https://" + name + b":8443" + asked.path
+
+
 @pytest.mark.parametrize("template", ["{jwt}", "{nothing}", "{", "}", "{jwt.sub", "{headers.X}", "a\nb"])
 def test_templates_that_can_not_be(template: str) -> None:
     with pytest.raises(Wrong):

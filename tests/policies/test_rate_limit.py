@@ -337,3 +337,15 @@ def test_of_high_rates_what_a_late_request_may_bring_too_much_is_kept_back() -> 
     assert limit.granted(200) == 92
     limit.world.advance(0.0101)
     assert limit.granted(200) == 10
+
+
+def test_a_rate_may_be_over_several_units() -> None:
+    limit = Limit(rate="3/15m, 100/h")
+    assert limit.granted(5) == 3
+    outcome = limit.ask()
+    assert outcome.status == 429
+    policies = b'"visitors-15-minutes";q=3;w=900, "visitors-hour";q=100;w=3600'
+    assert outcome.response.headers.get(b"ratelimit-policy") == policies
+    assert b"15 minutes" in bytes(outcome.response.body)  # type: ignore[arg-type]
+    limit.world.advance(300)
+    assert limit.granted(5) == 1
