@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 
 from apigw.aggregation.outcome import CANCELLED, OK, Outcome, failed
 from apigw.aggregation.plan import Asking
-from apigw.exchange.body import Body
+from apigw.exchange.body import Body, keep
 from apigw.exchange.errors import GatewayError, UpstreamFault
 from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.request import Request
@@ -216,7 +216,7 @@ class Ask:
         if self._size > self._services.max_answer:
             self._too_large()
         else:
-            self._pieces.append(data)
+            keep(self._pieces, data)
 
     def body_end(self, trailers: list[Pair] | None) -> None:
         self._body = None

@@ -34,7 +34,7 @@ from apigw.aggregation.batch_items import Callers, Item, invalid, read
 from apigw.aggregation.deadlines import Deadlines
 from apigw.aggregation.settings import BatchSettings
 from apigw.aggregation.templates import ValueFault
-from apigw.exchange.body import Body
+from apigw.exchange.body import Body, keep
 from apigw.exchange.errors import ClientFault, ClientGone, GatewayError, JSONTooLarge, UpstreamFault
 from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.problem import problem
@@ -306,7 +306,7 @@ class _Collecting:
             fault = f"the answer has more than the {self._limit} bytes that are taken"
             self.body_failed(UpstreamFault(fault, reason="call_answer_too_large"))
         else:
-            self._pieces.append(data)
+            keep(self._pieces, data)
 
     def body_end(self, trailers: list[Pair] | None) -> None:
         work, self._work = self._work, None

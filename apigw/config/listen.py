@@ -105,6 +105,12 @@ class ListenSettings(Settings):
     max_body: SizeOrOff = Field(
         None, description="Bytes of a request's body. Then: 413. Bodies are streamed, so `off` costs no memory."
     )
+    min_rate: Size = Field(
+        240,
+        description="Bytes a second at which a client must send a request's body, from 5 s after its head on;"
+        " then: 408. And at which it must take responses, once it has stopped for `timeout.body`; then it is cut off."
+        " Only the time counts in which the gateway waits for the client. `0`: any rate.",
+    )
     underscores_in_headers: Literal["keep", "drop", "refuse"] = Field(
         "keep",
         description="Fields of a request whose name has an underscore: passed on, left out, or refused with 400. Those"

@@ -25,6 +25,7 @@ from apigw.config.values import (
     PathParameters,
     PythonObject,
     Several,
+    Size,
     SizeOrOff,
     Word,
     matched,
@@ -220,6 +221,11 @@ class RouteSettings(Settings):
     timeout: RouteTimeouts = RouteTimeouts()
     max_body: SizeOrOff = Field(
         None, description="Bytes of a request's body, where the listener's `max_body` allows more. Then: 413."
+    )
+    min_rate: Size | None = Field(
+        None,
+        description="Bytes a second at which a request's body must come, instead of the listener's `min_rate`; `0` for"
+        " bodies that are expected to come slowly.",
     )
     allow_encoded_slashes: Flag = Field(
         False, description="Take `%2F` in a path, as part of a segment. Otherwise: 400."

@@ -19,8 +19,9 @@ import select
 import socket
 from contextlib import suppress
 
-from apigw.downstream.h1_requests import DRAIN_GRACE, EOF_GRACE, LINGER
+from apigw.downstream.h1_requests import DRAIN_GRACE, EOF_GRACE, FAR_AHEAD, LINGER, SLOW_READER, TURN
 from apigw.downstream.h1_responses import ResponseWriter
+from apigw.exchange.body import Body
 from apigw.exchange.errors import ClientFault, ClientGone, UpstreamFault
 from apigw.exchange.request import Request
 
@@ -53,9 +54,7 @@ class H1Channel(ResponseWriter):
             else:
                 transport.close()
             return
-        if self._pause_reasons:
-            self._resume(3)
-        if (self._buffer or self._eof_at) and not self._looping:
+        if (self._pause_reasons or self._buffer or self._eof_at) and not self._looping:
             self._go_on(transport)
 
     def _go_on(self, transport: asyncio.Transport) -> None:
@@ -64,9 +63,12 @@ class H1Channel(ResponseWriter):
             self._eof_at = self._activity
             if not self._buffer:
                 transport.close()
-        if not self._write_paused:
-            data, self._buffer = self._buffer, b""
-            self._serve(data)
+        if self._pause_reasons & TURN:
+            return
+        if self._buffer and not self._write_paused:
+            self._serve(*self._taken())
+        elif self._pause_reasons:
+            self._read_on()
 
     def _ended(self) -> None:
         request = self._request
@@ -82,7 +84,7 @@ class H1Channel(ResponseWriter):
         self._linger = self.site.clock() + LINGER
         self._taken_in = 0
         self._buffer = b""
-        self._resume(3)
+        self._resume(SLOW_READER | FAR_AHEAD)
         if transport.can_write_eof():
             transport.write_eof()
         self.site.wheel.watch(self, self._linger)
@@ -133,25 +135,59 @@ class H1Channel(ResponseWriter):
                 )
                 return now + 1.0
             again = min(again, request.deadline)
-        if self._body is not None and not self._pause_reasons & 1:
-            if now >= self._activity + limits.body:
-                fault = ClientFault("the content took too long", status=408, reason="body_timeout")
+        if self._body is not None and not self._pause_reasons:
+            until = self._content_due(self._body, request, now)
+            if now >= until:
+                slow = now < self._activity + limits.body
+                fault = ClientFault(
+                    "the content comes too slowly" if slow else "the content took too long",
+                    status=408,
+                    reason="body_too_slow" if slow else "body_timeout",
+                )
                 self._give_up_on_body(self._body, fault)
                 return now + 1.0
-            again = min(again, self._activity + limits.body)
+            again = min(again, until)
         if self._write_paused:
-            if now >= self._activity + limits.body:
+            until = self._reading_due(transport, now)
+            if now >= until:
                 request.reason = "client_too_slow"
                 self._cut(transport)
                 return 0.0
-            again = min(again, self._activity + limits.body)
+            again = min(again, until)
         return again
+
+    def _content_due(self, body: Body, request: Request, now: float) -> float:
+        """
+        When more of the content must have come.
+
+        Each byte gives the client ``1 / min_rate`` seconds more, up to ``timeout.body`` from now: a stall after a fast
+        beginning is nothing bad, a drip is.
+        """
+        patience = self.site.limits.body
+        if self._min_rate and not request.expects_continue:
+            came = body.received - self._counted
+            self._counted = body.received
+            self._due = min(self._due + came / self._min_rate, now + patience)
+            return min(self._due, self._activity + patience)
+        return self._activity + patience
+
+    def _reading_due(self, transport: asyncio.Transport, now: float) -> float:
+        """When the client must have taken more of what was written: by the same rule, from the whole time-out on."""
+        patience = self.site.limits.body
+        unsent = transport.get_write_buffer_size()
+        if unsent < self._unsent:
+            rate = self.site.limits.min_rate
+            earned = (self._unsent - unsent) / rate if rate else patience
+            self._read_by = min(self._read_by + earned, now + patience)
+        self._unsent = unsent
+        return self._read_by
 
     def _check_between(self, transport: asyncio.Transport, now: float) -> float:
         """The same between two exchanges, and after the last one."""
         limits = self.site.limits
         if self._write_paused or transport.is_closing():  # the client does not take what was written
-            until = max(self._activity + limits.body, self._linger)
+            until = self._reading_due(transport, now) if self._write_paused else self._activity + limits.body
+            until = max(until, self._linger)
             if now >= until:
                 self._cut(transport)
                 return 0.0
@@ -163,7 +199,8 @@ class H1Channel(ResponseWriter):
             return self._linger
         if self._head_since:
             if now >= self._head_since + limits.head:
-                self._refuse(ClientFault("the head took too long", status=408, reason="head_timeout"))
+                fault = ClientFault("the head took too long", status=408, reason="head_timeout")
+                self._refuse(fault, self._buffer, self._at)
                 return self._linger
             return self._head_since + limits.head
         # Before the first request it is its head that is waited for; an answer to nothing would only confuse.

@@ -13,7 +13,7 @@ import socket
 import struct
 from http import HTTPStatus
 
-from apigw.downstream.h1_requests import RequestReader
+from apigw.downstream.h1_requests import GRACE, LINGER, RequestReader
 from apigw.exchange.body import Body
 from apigw.exchange.errors import GatewayError, GatewayFault
 from apigw.exchange.headers import Pair
@@ -25,6 +25,8 @@ from apigw.http.dates import http_date
 from apigw.http.fields import HOP_BY_HOP, serialise
 
 STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
+MOST_REFUSED = 100
+"""Requests refused in a row (4xx made by the gateway) after which a connection is closed."""
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
@@ -43,6 +45,9 @@ class ResponseWriter(RequestReader):
             return
         line = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
         transport.write(line + serialise(headers) + b"\r\n")
+        if status == 100:  # only now the client begins to send
+            self._due = self.site.clock() + GRACE
+            self.site.wheel.watch(self, self._due)
 
     def watch_deadline(self) -> None:
         """The request got a deadline."""
@@ -86,6 +91,10 @@ class ResponseWriter(RequestReader):
                 status, body = response.status, response.body
                 lines = self._lines(request, response)
         self._status = status
+        if response.error is not None:
+            self._count_refusal(status)
+        elif self._refusals:
+            self._refusals = 0
         if self._body is not None or self._linger:
             self._close = True  # the request's content was not read to its end, and won't be
         if self._close:
@@ -144,6 +153,13 @@ class ResponseWriter(RequestReader):
             self._flush_head(b"")
         if self._write_paused and self._response_body is not None:
             self._response_body.pause()
+
+    def _count_refusal(self, status: int) -> None:
+        """Close the connection of a client of which nothing but refused requests comes."""
+        if status < 500:
+            self._refusals += 1
+            if self._refusals >= MOST_REFUSED:
+                self._linger = self.site.clock() + LINGER  # more requests are on their way
 
     def _lines(self, request: Request, response: Response) -> bytes:
         """

@@ -30,8 +30,8 @@ class Limits:
     """
     What a client may cost.
 
-    Sizes in bytes, times in seconds; 0 means no limit for ``max_body``. ``underscores`` is what becomes of fields with
-    one in their name: ``keep``, ``drop`` or ``refuse``.
+    Sizes in bytes, times in seconds, ``min_rate`` in bytes a second; 0 means no limit for ``max_body`` and
+    ``min_rate``. ``underscores`` is what becomes of fields with one in their name: ``keep``, ``drop`` or ``refuse``.
     """
 
     max_head: int = 32 * 1024
@@ -41,6 +41,7 @@ class Limits:
     head: float = 10.0
     body: float = 60.0
     keepalive: float = 75.0
+    min_rate: int = 240
     underscores: str = "keep"
 
 

@@ -24,6 +24,18 @@ HIGH_WATER = 64 * 1024
 """Bytes that may wait for a reader before the source is paused (nginx's proxy buffers hold 8 x 4-8 KiB)."""
 
 
+SMALL = 1024
+"""Bytes up to which pieces are joined while they are kept: each object costs 33 bytes more than its content."""
+
+
+def keep(pieces: list[bytes], data: bytes) -> None:
+    """Append ``data`` to ``pieces``; small pieces become one."""
+    if pieces and len(pieces[-1]) + len(data) <= SMALL:
+        pieces[-1] += data
+    else:
+        pieces.append(data)
+
+
 class Source(Protocol):
     """Who feeds a body: a connection that can be told to wait or to give up."""
 
@@ -58,12 +70,25 @@ class Body:
     :ivar received: bytes fed so far.
     """
 
-    __slots__ = ("_paused", "_sink", "_source", "_waiting", "ended", "error", "length", "limit", "received", "trailers")
+    __slots__ = (
+        "_paused",
+        "_sink",
+        "_source",
+        "_waiting",
+        "_waiting_size",
+        "ended",
+        "error",
+        "length",
+        "limit",
+        "received",
+        "trailers",
+    )
 
     def __init__(self, source: Source | None, length: int | None = None) -> None:
         self._source = source
         self._sink: Sink | None = None
         self._waiting: list[bytes] = []
+        self._waiting_size = 0
         self._paused = False
         self.length = length
         self.limit = sys.maxsize
@@ -84,8 +109,9 @@ class Body:
         if sink is not None:
             sink.body_data(data)
             return
-        self._waiting.append(data)
-        if not self._paused and sum(map(len, self._waiting)) > HIGH_WATER:
+        keep(self._waiting, data)
+        self._waiting_size += len(data)
+        if not self._paused and self._waiting_size > HIGH_WATER:
             self.pause()
 
     def _too_large(self) -> None:
@@ -236,7 +262,7 @@ class _Collected:
             if not self.done.called:
                 self.done.errback(BodyTooLarge(f"the body has more than the {self._limit} bytes that are taken"))
             return
-        self._pieces.append(data)
+        keep(self._pieces, data)
 
     def body_end(self, trailers: list[Pair] | None) -> None:
         if not self.done.called:
@@ -263,7 +289,7 @@ class _Pieces:
             wanted()
 
     def body_data(self, data: bytes) -> None:
-        self._pieces.append(data)
+        keep(self._pieces, data)
         self._body.pause()
         self._tell()
 

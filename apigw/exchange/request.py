@@ -72,6 +72,9 @@ class Connection(Protocol):
     def watch_deadline(self) -> None:
         """The request got a deadline: end it with 504 when that has passed."""
 
+    def use_min_rate(self, rate: int) -> None:
+        """Expect the request's content at ``rate`` bytes a second instead of the listener's ``min_rate``; 0: at any."""
+
     def send_informational(self, status: int, headers: list[Pair]) -> None:
         """Send a 1xx response ahead of the final one (RFC 9110 15.2)."""
 

@@ -16,6 +16,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 
+from apigw.exchange.body import keep
 from apigw.exchange.errors import BodyTooLarge, GatewayError, UpstreamFault
 from apigw.exchange.headers import Headers, Pair
 from apigw.http.h1_heads import ResponseHeads
@@ -24,7 +25,7 @@ from apigw.net.tls_client import ClientTLS
 from apigw.policies.policy import FetchedResponse
 from apigw.upstream.client import UpstreamClient
 from apigw.upstream.cluster import Cluster, OneTarget
-from apigw.upstream.dialling import Dialling
+from apigw.upstream.dialling import dialler
 from apigw.upstream.forward import Forward
 from apigw.upstream.pool import Pool
 from apigw.upstream.target import Target
@@ -42,13 +43,10 @@ class Outside:
     :ivar upstreams: clients of configured upstreams, by name; the gateway puts those in force here.
     """
 
-    def __init__(
-        self, wheel: Wheel, later: Callable[[float, Callable[[], None]], Callable[[], None]], dialling: Dialling
-    ) -> None:
+    def __init__(self, wheel: Wheel, later: Callable[[float, Callable[[], None]], Callable[[], None]]) -> None:
         self.upstreams: Mapping[str, UpstreamClient] = {}
         self._wheel = wheel
         self._later = later
-        self._dialling = dialling
         self._clients: dict[str, tuple[UpstreamClient, Pool]] = {}
         self._tls: ClientTLS | None = None
 
@@ -136,15 +134,17 @@ class Outside:
         host = f"[{spec.host}]" if ":" in spec.host else spec.host
         if spec.port != {"http": 80, "https": 443}[spec.scheme]:
             host = f"{host}:{spec.port}"
-        dial = self._dialling.dialler(
-            host=spec.host, port=spec.port, tls=self._tls if spec.scheme == "https" else None, timeout=3.0
-        )
         pool = target.pool = Pool(
-            dial,
+            dialler(
+                host=spec.host,
+                port=spec.port,
+                path=None,
+                tls=self._tls if spec.scheme == "https" else None,
+                timeout=3.0,
+            ),
             self._wheel,
             ResponseHeads(),
             host=host.encode(),
-            watch=dial.watch if dial.named else None,
         )
         cluster = Cluster(spec.name, OneTarget(target), self._wheel, self._later)
         return UpstreamClient(spec.name, Forward(cluster), clock=self._wheel.clock), pool
@@ -167,7 +167,7 @@ class _Content(Protocol):
     def dataReceived(self, data: bytes) -> None:
         self._size += len(data)
         if self._size <= MOST_FETCHED:
-            self._pieces.append(data)
+            keep(self._pieces, data)
         elif not self.whole.called:
             self._pieces.clear()
             self.transport.stopProducing()

@@ -247,5 +247,6 @@ def _limits(settings: ListenSettings) -> Limits:
         head=settings.timeout.head,
         body=settings.timeout.body,
         keepalive=settings.timeout.keepalive,
+        min_rate=settings.min_rate,
         underscores=settings.underscores_in_headers,
     )

@@ -129,6 +129,9 @@ def rule(
     limit = getattr(settings, "max_body", None)
     if limit:
         answer = _limited(limit, answer)
+    rate = getattr(settings, "min_rate", None)
+    if rate is not None:
+        answer = _at_rate(rate, answer)
     timeout = getattr(settings, "timeout", None)
     total = getattr(timeout, "total", None)
     if total:
@@ -178,6 +181,17 @@ def _limited(limit: int, inner: Responder) -> Responder:
                 done(problem(request, BodyTooLarge(f"at most {limit} bytes of content are taken")))
                 return
             body.limit = min(limit, body.limit)
+        inner(request, done)
+
+    return respond
+
+
+def _at_rate(rate: int, inner: Responder) -> Responder:
+    """Content at another rate than the listener wants it."""
+
+    def respond(request: Request, done: Done) -> None:
+        if request.connection is not None:
+            request.connection.use_min_rate(rate)
         inner(request, done)
 
     return respond

@@ -16,6 +16,12 @@ _LONGEST_TRAILERS = 8192
 _MOST_OVERHEAD = 64 * 1024
 """Bytes of size lines beyond what the content earns: one-byte chunks are legal, endless extensions are an attack."""
 
+MOST_CHUNKS = 512
+"""Chunks read in one call: about half a millisecond."""
+
+_SHORT = {b"%x" % size: size for size in range(256)}
+"""The sizes of short chunks by their lines, which saves most of the work where they are many."""
+
 _HEX = b"0123456789abcdefABCDEF"
 _EXTENSION = bytes([9, *range(32, 127), *range(128, 256)])
 _FORBIDDEN_TRAILERS = HOP_BY_HOP | FORWARDING | {
@@ -47,70 +53,86 @@ class ChunkedReader:
         self.ended = False
         self.trailers: list[Pair] | None = None
 
-    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+    def feed(self, data: bytes, at: int = 0) -> tuple[bytes, int]:
         """
-        Take more bytes.
+        Take more bytes: ``data`` from ``at`` on.
 
-        :return: the content that was in them, and what follows the end of the message (empty until ``ended``).
+        At most MOST_CHUNKS chunks are read in one call: many small ones take far longer than as many bytes in one.
+
+        :return: the content that was in them, and the position up to which ``data`` was read. Once ``ended`` what
+            follows is not part of the message; otherwise it holds more chunks: call again.
         :raises MalformedChunks: when the framing is broken.
         """
+        shift = 0
         if self._buffer:
-            data = self._buffer + data
+            shift = at - len(self._buffer)
+            data = self._buffer + (data[at:] if at else data)
             self._buffer = b""
+            at = 0
         pieces: list[bytes] = []
-        at = 0
         size = len(data)
-        while True:
+        for _ in range(MOST_CHUNKS):
+            if self._state == 0:
+                end = data.find(b"\r\n", at, at + _LONGEST_LINE)
+                if end < 0:
+                    self._buffer = self._unfinished_size(data[at : at + _LONGEST_LINE])
+                    return b"".join(pieces), size + shift
+                line = data[at:end]
+                left = _SHORT.get(line)
+                if left is None:
+                    left = self._size(line)
+                at = end + 2
+                end = at + left
+                if left and data[end : end + 2] == b"\r\n":  # all of it is here
+                    pieces.append(data[at:end])
+                    at = end + 2
+                    continue
+                self._left = left
+                self._state = 1 if left else 3
             if self._state == 1:
                 left = self._left
                 if size - at < left:
                     if at < size:
                         pieces.append(data[at:] if at else data)
                         self._left = left - (size - at)
-                    return b"".join(pieces), b""
+                    return b"".join(pieces), size + shift
                 pieces.append(data[at : at + left])
                 at += left
                 self._state = 2
             if self._state == 2:
-                if size - at < 2:
-                    if data[at:] not in (b"", b"\r"):
+                after = data[at : at + 2]
+                if after != b"\r\n":
+                    if after not in (b"", b"\r"):
                         raise MalformedChunks("a chunk does not end where it said")
-                    self._buffer = data[at:]
-                    return b"".join(pieces), b""
-                if data[at : at + 2] != b"\r\n":
-                    raise MalformedChunks("a chunk does not end where it said")
+                    self._buffer = after
+                    return b"".join(pieces), size + shift
                 at += 2
                 self._state = 0
-            if self._state == 0:
-                end = data.find(b"\r\n", at, at + _LONGEST_LINE)
-                if end < 0:
-                    self._buffer = self._unfinished_size(data[at:])
-                    return b"".join(pieces), b""
-                self._left = self._size(data[at:end])
-                at = end + 2
-                if self._left:
-                    self._state = 1
-                    continue
-                self._state = 3
-            # Trailers: an empty line, or fields and an empty line.
-            if data[at : at + 2] == b"\r\n":
-                self.ended = True
-                return b"".join(pieces), data[at + 2 :]
-            end = data.find(b"\r\n\r\n", at)
-            if (end if end >= 0 else size) - at > _LONGEST_TRAILERS:
-                raise MalformedChunks("the trailers are too long")
-            if end < 0:
-                if data[at:].count(b"\n") != data[at:].count(b"\r\n"):
-                    raise MalformedChunks("a line in the trailers ends without CR")
-                self._buffer = data[at:]
-                return b"".join(pieces), b""
-            try:
-                fields = parse_fields(data[at : end + 2])
-            except MalformedFields as error:
-                raise MalformedChunks(str(error)) from None
-            self.trailers = [(name, value) for name, value, lower in fields if lower not in _FORBIDDEN_TRAILERS]
+                continue
+            return b"".join(pieces), self._trailers(data, at) + shift
+        return b"".join(pieces), at + shift
+
+    def _trailers(self, data: bytes, at: int) -> int:
+        """What follows the last chunk: an empty line, or fields and an empty line. Where that ends."""
+        size = len(data)
+        if data[at : at + 2] == b"\r\n":
             self.ended = True
-            return b"".join(pieces), data[end + 4 :]
+            return at + 2
+        end = data.find(b"\r\n\r\n", at)
+        if (end if end >= 0 else size) - at > _LONGEST_TRAILERS:
+            raise MalformedChunks("the trailers are too long")
+        if end < 0:
+            if data[at:].count(b"\n") != data[at:].count(b"\r\n"):
+                raise MalformedChunks("a line in the trailers ends without CR")
+            self._buffer = data[at:]
+            return size
+        try:
+            fields = parse_fields(data[at : end + 2])
+        except MalformedFields as error:
+            raise MalformedChunks(str(error)) from None
+        self.trailers = [(name, value) for name, value, lower in fields if lower not in _FORBIDDEN_TRAILERS]
+        self.ended = True
+        return end + 4
 
     def _unfinished_size(self, rest: bytes) -> bytes:
         if len(rest) >= _LONGEST_LINE:

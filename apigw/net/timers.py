@@ -15,6 +15,8 @@ from typing import Protocol
 
 from twisted.logger import Logger
 
+from apigw.net.turns import TURNS, Turns
+
 log = Logger()
 
 TICK = 0.05
@@ -31,10 +33,15 @@ class Watched(Protocol):
 
 
 class Wheel:
-    """Looks at each watched thing when it asked to be looked at. ``tick`` is called every TICK seconds."""
+    """
+    Looks at each watched thing when it asked to be looked at. ``tick`` is called every TICK seconds.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    :ivar turns: where the connections on this wheel wait when they have had their part of a turn of the loop.
+    """
+
+    def __init__(self, clock: Callable[[], float], turns: Turns = TURNS) -> None:
         self.clock = clock
+        self.turns = turns
         self._buckets: dict[int, set[Watched]] = {}
         self._done = int(clock() / TICK)
 

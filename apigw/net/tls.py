@@ -26,7 +26,8 @@ from typing import Final
 from apigw.json_text import show
 from apigw.net.certificates import CertificateStore
 from apigw.net.client_hello import ClientHello, ClientHelloError, ClientHelloReader, NotTLS
-from apigw.net.tls_transport import TLSBroken, TLSTransport
+from apigw.net.tls_transport import MOST_RECORDS, TLSBroken, TLSTransport
+from apigw.net.turns import TURNS
 
 RECORD: Final = 16 * 1024
 """Most plain text of a record (RFC 8446 5.1): a read of this size takes a record whole, so none is ever left over."""
@@ -71,13 +72,13 @@ class HandshakeFailure:
 class ServerRecords:
     """``Records`` by the standard library's ssl, from the handshake on."""
 
-    __slots__ = ("_incoming", "_outgoing", "ended", "tls")
+    __slots__ = ("_incoming", "_outgoing", "ended", "more", "tls")
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self.ended = False
+        self.ended = self.more = False
 
     def handshake(self, data: bytes | bytearray) -> bool:
         """
@@ -105,6 +106,9 @@ class ServerRecords:
                 if piece:
                     pieces.append(piece)
                     if not incoming.pending:  # saves the exception for most reads
+                        break
+                    if len(pieces) == MOST_RECORDS:
+                        self.more = True
                         break
                 else:
                     self.ended = True
@@ -181,7 +185,7 @@ class TLSServer:
 class TLSServerProtocol(asyncio.Protocol):
     """A connection until its handshake is over; then ``TLSTransport`` has its place."""
 
-    __slots__ = ("_hello", "_over", "_reader", "_records", "_server", "_timer", "_transport")
+    __slots__ = ("_hello", "_over", "_reader", "_records", "_server", "_timer", "_transport", "_waiting_hello")
 
     def __init__(self, server: TLSServer) -> None:
         self._server = server
@@ -228,7 +232,18 @@ class TLSServerProtocol(asyncio.Protocol):
         self._hello = hello
         self._reader = None
         self._records = ServerRecords(store.choose(hello.server_name))
-        self._handshake(self._records, reader.raw)
+        # To sign takes up to a millisecond: many that come at once must not hold up the others.
+        self._waiting_hello = reader.raw
+        self._transport.pause_reading()
+        TURNS.wait(self)
+
+    def take_turn(self) -> None:
+        """Answer the ClientHello."""
+        if self._over or self._records is None:
+            return
+        self._transport.resume_reading()
+        self._handshake(self._records, self._waiting_hello)
+        del self._waiting_hello
 
     def _handshake(self, records: ServerRecords, data: bytes | bytearray) -> None:
         try:

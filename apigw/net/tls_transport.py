@@ -17,11 +17,15 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any, Final, Protocol
 
+from apigw.net.turns import LARGEST_READ, TURNS
+
 PIECE: Final = 64 * 1024
 """
 Bytes through OpenSSL at a time. Its buffers keep the size that they once had for as long as the connection lives, and
 an idle connection should be small.
 """
+MOST_RECORDS: Final = 64
+"""TLS records of a connection that are read in one turn of the loop: a record may hold a single byte."""
 
 
 class TLSTruncated(ConnectionError):
@@ -41,10 +45,12 @@ class Records(Protocol):
 
     ended: bool
     """The other side said that it sends no more (close_notify)."""
+    more: bool
+    """``decrypt`` stopped at ``MOST_RECORDS``: call it again, with nothing new. The caller sets it back."""
 
     def decrypt(self, data: bytes | memoryview) -> bytes:
         """
-        Take cipher text; all plain text that it completes.
+        Take cipher text; the plain text that it completes, of at most ``MOST_RECORDS`` records.
 
         :raises TLSBroken: the connection is of no use any more; ``output`` may hold an alert.
         """
@@ -84,6 +90,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         "_outer_full",
         "_reading_paused",
         "_records",
+        "_turn",
         "_undelivered",
         "_waiting",
         "_waiting_size",
@@ -98,12 +105,13 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         self._inner: asyncio.Protocol
         self._waiting: deque[bytes | memoryview] | None = None  # plain text that the outer transport has no room for
         self._waiting_size = 0
-        # Cipher text that came while the inside did not read; None is the connection's end.
+        # Cipher text that came while the inside did not read, or waits for a turn; None is the connection's end.
         self._undelivered: deque[bytes | None] | None = None
         self._failure: Exception | None = None
         self._outer_full = False
         self._inner_paused = False
         self._reading_paused = False
+        self._turn = False  # the outer transport is paused until the next turn of the loop
         self._eof_written = False
         self._eof_delivered = False
         self._closing = False
@@ -125,27 +133,59 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
-        if self._reading_paused:
+        if self._reading_paused or self._turn:
             # What came together with the handshake's end, to an inside that does not want it yet.
             self._deliver_later(data)
             return
         records = self._records
         try:
-            if len(data) <= PIECE:
-                plain = records.decrypt(data)
-            else:
-                view = memoryview(data)
-                plain = b"".join([records.decrypt(view[at : at + PIECE]) for at in range(0, len(data), PIECE)])
+            plain = records.decrypt(data) if len(data) <= PIECE else self._decrypt_long(data)
         except TLSBroken as error:
             self._fail(error)
             return
+        if records.more:
+            records.more = False
+            self._wait_turn(b"")
         if plain:
             self._inner.data_received(plain)
         if records.ended:
-            self._deliver_eof()
+            if self._reading_paused:
+                self._deliver_later(None)
+            else:
+                self._deliver_eof()
         reply = records.output()
         if reply and not self._lost:
             self._outer.write(reply)
+
+    def _decrypt_long(self, data: bytes) -> bytes:
+        view = memoryview(data)
+        plain = []
+        for at in range(0, len(data), PIECE):
+            plain.append(self._records.decrypt(view[at : at + PIECE]))
+            if self._records.more:
+                self._records.more = False
+                self._wait_turn(data[at + PIECE :])
+                break
+        else:
+            if len(data) >= LARGEST_READ:
+                self._wait_turn()
+        return b"".join(plain)
+
+    def _wait_turn(self, rest: bytes | None = None) -> None:
+        """Stop reading until the others have had their turn; then go on with ``rest``."""
+        if rest is not None:
+            if self._undelivered is None:
+                self._undelivered = deque()
+            self._undelivered.appendleft(rest)
+        if not self._turn:
+            self._turn = True
+            self._outer.pause_reading()
+            TURNS.wait(self)
+
+    def take_turn(self) -> None:
+        """Go on with what was received: the others had their turn."""
+        self._turn = False
+        self._deliver_undelivered()
 
     def eof_received(self) -> bool:
         if self._undelivered:
@@ -162,13 +202,15 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
 
     def _deliver_undelivered(self) -> None:
         undelivered = self._undelivered
-        while undelivered and not self._reading_paused and not self._closing:
+        while undelivered and not (self._reading_paused or self._turn or self._closing):
             data = undelivered.popleft()
             if data is not None:
                 self.data_received(data)
+            elif self._records.ended:
+                self._deliver_eof()
             elif not self.eof_received():
                 self._outer.close()
-        if not self._reading_paused and not self._closing:
+        if not (self._reading_paused or self._turn or self._closing):
             self._undelivered = None
             self._outer.resume_reading()
 
@@ -323,9 +365,8 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             return
         self._reading_paused = False
         if self._undelivered:
-            # Not from in here: whoever resumes is not expecting to be called.
-            asyncio.get_running_loop().call_soon(self._deliver_undelivered)
-        else:
+            self._wait_turn()  # not from in here: whoever resumes is not expecting to be called
+        elif not self._turn:
             self._outer.resume_reading()
 
     def is_reading(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-from apigw.exchange.body import Body
+from apigw.exchange.body import Body, keep
 from apigw.exchange.errors import GatewayError
 from apigw.exchange.headers import Pair
 from apigw.policies.piped import Piped
@@ -55,7 +55,7 @@ class _Gathering(Piped):
             self.body.feed(data)
             return
         self._left -= len(data)
-        self.pieces.append(data)
+        keep(self.pieces, data)
         if self._left < 0:
             for piece in self.pieces:
                 self.body.feed(piece)

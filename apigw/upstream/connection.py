@@ -4,6 +4,8 @@
 It is reused only if the message before it ended cleanly: no byte unread, none unexpected, both sides keep it alive,
 and the request was sent to its end. Everything else ends in a closed connection, never in somebody else's answer.
 
+A bounded part of what it received is handled in one turn of the loop (``chunked.MOST_CHUNKS``, ``LARGEST_READ``).
+
 Not here: which target, whether to try again (``forward``), how many connections (``pool``), how one is made
 (``dialling``).
 """
@@ -11,7 +13,6 @@ Not here: which target, whether to try again (``forward``), how many connections
 from __future__ import annotations
 
 import asyncio
-from math import inf
 from typing import Protocol
 
 from apigw.exchange.body import Body
@@ -21,6 +22,10 @@ from apigw.http.chunked import ChunkedReader, MalformedChunks, chunk, last_chunk
 from apigw.http.h1_heads import LONGEST_RESPONSE_HEAD, ResponseHead, ResponseHeads
 from apigw.net.timers import Wheel
 from apigw.net.tls_transport import TLSBroken
+from apigw.net.turns import LARGEST_READ
+
+MOST_INFORMATIONAL = 8
+"""1xx responses before the final one (Caddy: 5)."""
 
 
 class Exchange(Protocol):
@@ -59,8 +64,6 @@ class Keeper(Protocol):
     response_timeout: float
     idle_timeout: float
     keep_timeout: float
-    max_age: float
-    max_uses: int
 
     def release(self, connection: UpstreamConnection) -> None: ...
 
@@ -72,7 +75,7 @@ class UpstreamConnection(asyncio.Protocol):
     A connection. Its transport is a native one, or TLS over one.
 
     :ivar uses: how many exchanges were begun on it. :ivar transport: None before it is made, and once it is lost.
-    :ivar fault: why it was lost, if TLS says so. :ivar address: the other end's, if the target has a name.
+    :ivar fault: why it was lost, if TLS says so.
     """
 
     __slots__ = (
@@ -81,14 +84,14 @@ class UpstreamConnection(asyncio.Protocol):
         "_buffer",
         "_chunked_in",
         "_exchange",
-        "_expires",
         "_keep",
         "_left_in",
         "_paused",
         "_pool",
+        "_seen",
         "_sending",
         "_touched",
-        "address",
+        "_turn",
         "chunked_out",
         "fault",
         "next_check",
@@ -100,17 +103,17 @@ class UpstreamConnection(asyncio.Protocol):
         self._pool = pool
         self.transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
-        self._buffer = b""
-        self._touched = False  # a byte of an answer has arrived
+        self._buffer = b""  # an incomplete head, or content that waits for the next turn
+        self._seen = 0  # bytes of an incomplete head that were looked at
+        self._touched = 0  # 1 once a byte of an answer has arrived, and one more for each 1xx response
         self._body: Body | None = None
         self._left_in = -1
         self._chunked_in: ChunkedReader | None = None
         self._keep = True
         self._sending = False
-        self._paused = False
+        self._paused = False  # by the reader of the content
+        self._turn = False  # paused until the next turn of the loop
         self._activity = 0.0
-        self._expires = inf
-        self.address = ""
         self.chunked_out = False
         self.fault: UpstreamFault | None = None
         self.next_check = 0.0
@@ -129,15 +132,27 @@ class UpstreamConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._body is not None:
             self._activity = self._pool.wheel.clock()
-            self._take(data)
+            if self._buffer:
+                self._buffer += data
+            else:
+                self._take(data)
             return
         if self._exchange is None:
             self.abort()  # bytes that nobody asked for
             return
-        self._touched = True
+        if not self._touched:
+            self._touched = 1
         if self._buffer:
+            seen = self._seen
             data = self._buffer + data
+            if data.find(b"\r\n\r\n", max(seen - 3, 0)) < 0:  # a head that comes byte by byte is read once
+                try:
+                    self._incomplete_head(data, seen)
+                except UpstreamFault as error:
+                    self._break(error)
+                return
             self._buffer = b""
+            self._seen = 0
         heads = self._pool.heads
         try:
             while True:
@@ -152,6 +167,9 @@ class UpstreamConnection(asyncio.Protocol):
                     break
                 if head.status == 101:
                     raise UpstreamFault("the service switched protocols unasked", reason="upstream_protocol_error")
+                self._touched += 1
+                if self._touched > MOST_INFORMATIONAL + 1:
+                    raise UpstreamFault("the service sends 1xx without end", reason="upstream_protocol_error")
                 self._exchange.informational(head)
                 if not data or self._exchange is None:
                     return
@@ -191,13 +209,6 @@ class UpstreamConnection(asyncio.Protocol):
             )
         pool.lost(self)
 
-    def made(self, now: float) -> None:
-        """It belongs to its pool from now on."""
-        pool = self._pool
-        if pool.max_age:
-            self._expires = now + pool.max_age
-        pool.wheel.watch(self, min(now + pool.keep_timeout, self._expires))
-
     def pause_writing(self) -> None:
         if self._exchange is not None:
             self._exchange.upload_paused()
@@ -216,14 +227,12 @@ class UpstreamConnection(asyncio.Protocol):
         :param upload: content follows, by ``send`` and ``finish_upload``.
         """
         self._exchange = exchange
-        self._touched = False
+        self._touched = 0
         if upload:
             self._sending = True
         self.uses += 1
         self._activity = now
         pool = self._pool
-        if self.uses == pool.max_uses:
-            self._keep = False
         at = now + pool.response_timeout
         if not 0.0 < self.next_check <= at:
             pool.wheel.watch(self, at)
@@ -245,14 +254,37 @@ class UpstreamConnection(asyncio.Protocol):
 
     # Receiving
 
-    def _incomplete_head(self, data: bytes) -> None:
+    def take_turn(self) -> None:
+        """Handle the next part of the content that was received: the others had their turn."""
+        self._turn = False
+        if self._buffer and self._body is not None and not self._paused:
+            data, self._buffer = self._buffer, b""
+            self._take(data)
+        self._read_on()
+
+    def _wait_turn(self) -> None:
+        """Stop reading until the others have had their turn."""
+        transport = self.transport
+        if not self._turn and transport is not None:
+            self._turn = True
+            transport.pause_reading()
+            self._pool.wheel.turns.wait(self)
+
+    def _read_on(self) -> None:
+        transport = self.transport
+        if transport is not None and not self._paused and not self._turn and not transport.is_closing():
+            transport.resume_reading()
+
+    def _incomplete_head(self, data: bytes, seen: int = 0) -> None:
         if len(data) > LONGEST_RESPONSE_HEAD + 3:
             raise UpstreamFault("the service's answer has too long a head", reason="upstream_protocol_error")
-        if data.count(b"\n") != data.count(b"\r\n") or not b"HTTP/1.".startswith(data[:7]):
+        at = seen - data.endswith(b"\r", 0, seen)
+        if data.count(b"\n", at) != data.count(b"\r\n", at) or not b"HTTP/1.".startswith(data[:7]):
             raise UpstreamFault(
                 "the service's answer can't be understood: it is not HTTP/1", reason="upstream_protocol_error"
             )
         self._buffer = data
+        self._seen = len(data)
 
     def _answer(self, head: ResponseHead, rest: bytes) -> None:
         exchange = self._exchange
@@ -270,20 +302,23 @@ class UpstreamConnection(asyncio.Protocol):
         elif head.chunked:
             reader = self._chunked_in = ChunkedReader()
             try:
-                content, after = reader.feed(rest) if rest else (b"", b"")
+                content, end = reader.feed(rest) if rest else (b"", 0)
             except MalformedChunks as error:
                 self._break(UpstreamFault(f"the service's answer is broken: {error}", reason="upstream_protocol_error"))
                 return
             if reader.ended and not reader.trailers:
-                if after:
+                if end < len(rest):
                     self._keep = False
                 self._free()
                 exchange.answered(head, content, now)
                 return
             if not reader.ended:
+                if end < len(rest):
+                    self._buffer = rest[end:]
+                    self._wait_turn()
                 self._stream(exchange, head, None, content)
                 return
-            if after:
+            if end < len(rest):
                 self._keep = False
             body = Body(None)  # a stream for the sake of its trailers
             if content:
@@ -322,7 +357,7 @@ class UpstreamConnection(asyncio.Protocol):
         reader = self._chunked_in
         if reader is not None:
             try:
-                content, after = reader.feed(data)
+                content, end = reader.feed(data)
             except MalformedChunks as error:
                 self._body = None
                 self._exchange, exchange = None, self._exchange
@@ -331,14 +366,22 @@ class UpstreamConnection(asyncio.Protocol):
                 self.abort()
                 body.fail(UpstreamFault(f"the service's answer is broken: {error}", reason="upstream_protocol_error"))
                 return
+            if reader.ended:
+                if end < len(data):
+                    self._keep = False
+            elif end < len(data):
+                self._buffer = data[end:]
+                self._wait_turn()
+            elif end >= LARGEST_READ:
+                self._wait_turn()
             if content:
                 body.feed(content)
             if reader.ended:
-                if after:
-                    self._keep = False
                 self._end(reader.trailers)
             return
         left = self._left_in
+        if len(data) >= LARGEST_READ:
+            self._wait_turn()
         if left < 0:
             body.feed(data)
             return
@@ -380,7 +423,7 @@ class UpstreamConnection(asyncio.Protocol):
         elif self._keep:
             if self._paused:  # by whoever was handed the last piece
                 self._paused = False
-                transport.resume_reading()
+                self._read_on()
             self._pool.release(self)
         else:
             transport.close()
@@ -400,14 +443,17 @@ class UpstreamConnection(asyncio.Protocol):
     def pause_body(self) -> None:
         if not self._paused and self.transport is not None:
             self._paused = True
-            self.transport.pause_reading()
+            if not self._turn:
+                self.transport.pause_reading()
 
     def resume_body(self) -> None:
         if self._paused:
             self._paused = False
             self._activity = self._pool.wheel.clock()
-            if self.transport is not None:
-                self.transport.resume_reading()
+            if self._buffer:
+                self._wait_turn()  # what is here already comes first
+            else:
+                self._read_on()
 
     def cancel_body(self) -> None:
         self.cancel()
@@ -432,12 +478,6 @@ class UpstreamConnection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
-    def retire(self) -> None:
-        """Close it: now if it is idle, else at the end of its exchange."""
-        self._keep = False
-        if self._exchange is None:
-            self.close()
-
     def close(self) -> None:
         """Close the idle connection."""
         if self.transport is not None:
@@ -445,15 +485,6 @@ class UpstreamConnection(asyncio.Protocol):
 
     def check(self, now: float) -> float:
         """The wheel's look: a service that does not answer, or a connection kept long enough."""
-        if now >= self._expires:
-            self._expires = inf
-            self.retire()
-            if self._exchange is None:
-                return now + self._pool.keep_timeout
-        due = self._look(now)
-        return min(due, self._expires) if due else due
-
-    def _look(self, now: float) -> float:
         pool = self._pool
         exchange = self._exchange
         if exchange is None:

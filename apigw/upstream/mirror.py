@@ -17,7 +17,7 @@ from typing import Annotated
 from apigw.config.references import refer
 from apigw.config.text import Text, Wrong
 from apigw.config.values import Form, parse_share
-from apigw.exchange.body import Body
+from apigw.exchange.body import Body, keep
 from apigw.exchange.errors import GatewayError
 from apigw.exchange.headers import Pair
 from apigw.exchange.request import Request
@@ -220,7 +220,7 @@ class _Copy:
             if self._size + len(data) > LARGEST_BODY or self._mirror.memory + len(data) > MEMORY:
                 self._drop()
             else:
-                self._kept.append(data)
+                keep(self._kept, data)
                 self._size += len(data)
                 self._mirror.memory += len(data)
         self._onward.feed(data)

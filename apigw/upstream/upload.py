@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from apigw.exchange.body import Body
+from apigw.exchange.body import Body, keep
 from apigw.exchange.errors import GatewayError
 from apigw.exchange.headers import Pair
 from apigw.exchange.request import Request
@@ -72,7 +72,7 @@ class Upload:
             if self._kept is None and not self._size:
                 self._kept = []
             if self._kept is not None:
-                self._kept.append(data)
+                keep(self._kept, data)
             self._size += len(data)
             self._body.pause()
             return
@@ -81,7 +81,7 @@ class Upload:
             if self._size > self._limit:
                 self._kept = None
             else:
-                self._kept.append(data)
+                keep(self._kept, data)
         connection.send(data)
 
     def body_end(self, trailers: list[Pair] | None) -> None:

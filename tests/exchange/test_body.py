@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apigw.exchange.body import HIGH_WATER, Body
+from apigw.exchange.body import HIGH_WATER, SMALL, Body
 from apigw.exchange.errors import BodyTooLarge, GatewayError, UpstreamFault
 from apigw.exchange.responder import drive
 
@@ -99,16 +99,16 @@ def test_a_reader_that_is_busy_at_once_keeps_the_source_waiting() -> None:
 def test_what_arrives_while_the_reader_takes_what_waits_does_not_overtake_it() -> None:
     class Asking(Sink):
         def body_data(self, data: bytes) -> None:
-            if data == b"1":
+            if data == b"1" * SMALL:
                 body.feed(b"3")
                 body.end()
             super().body_data(data)
 
     body, sink = Body(None), Asking()
-    body.feed(b"1")
+    body.feed(b"1" * SMALL)
     body.feed(b"2")
     body.subscribe(sink)
-    assert sink.data == b"123"
+    assert sink.data == b"1" * SMALL + b"23"
     assert sink.end == ("end", None)
 
 
@@ -120,14 +120,25 @@ def test_a_reader_that_cancels_hears_nothing_more() -> None:
 
     source = Source()
     body, sink = Body(source), Cancelling()
-    body.feed(b"1")
+    body.feed(b"1" * SMALL)
     body.feed(b"2")
     body.subscribe(sink)
     body.feed(b"3")
     body.end()
-    assert sink.data == b"1"
+    assert sink.data == b"1" * SMALL
     assert sink.end is None
     assert source.calls == ["cancel"]
+
+
+def test_content_that_comes_byte_by_byte_is_kept_in_few_pieces() -> None:
+    source = Source()
+    body, sink = Body(source), Sink()
+    for _ in range(HIGH_WATER + 1):
+        body.feed(b"x")
+    assert source.calls == ["pause"]
+    assert len(body._waiting) <= 1 + HIGH_WATER // SMALL
+    body.subscribe(sink)
+    assert sink.data == b"x" * (HIGH_WATER + 1)
 
 
 def test_a_body_is_read_once() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apigw.exchange.errors import ClientFault
-from apigw.http.chunked import ChunkedReader, MalformedChunks, chunk, last_chunk
+from apigw.http.chunked import LAST_CHUNK, MOST_CHUNKS, ChunkedReader, MalformedChunks, chunk, last_chunk
 from apigw.http.dates import http_date
 from apigw.http.fields import TOKEN, MalformedFields, is_field_value, is_token, list_members, parse_fields, serialise
 from apigw.http.forwarded import Forwarding
@@ -71,8 +71,9 @@ def test_chunks_are_read_back_at_any_split(
         if reader.ended:
             rest += data[start:end]
         else:
-            more, rest = reader.feed(data[start:end])
+            more, at = reader.feed(data[:end], start)
             content += more
+            rest = data[at:end]
     assert reader.ended
     assert content == b"".join(pieces)
     assert (reader.trailers or []) == trailers
@@ -92,6 +93,18 @@ def test_nonsense_is_the_same_nonsense_at_any_split(data: bytes, cut: int) -> No
         return content, reader.ended
 
     assert read(data) == read(data[:cut], data[cut:])
+
+
+def test_many_small_chunks_are_read_a_part_at_a_time() -> None:
+    data = b"".join(chunk(b"%d" % number) for number in range(2000)) + LAST_CHUNK + b"next"
+    reader, content, at, calls = ChunkedReader(), b"", 0, 0
+    while not reader.ended:
+        more, at = reader.feed(data, at)
+        content += more
+        calls += 1
+    assert content == b"".join(b"%d" % number for number in range(2000))
+    assert data[at:] == b"next"
+    assert calls == 2000 // MOST_CHUNKS + 1
 
 
 def test_heads_are_remembered_but_not_without_end() -> None:

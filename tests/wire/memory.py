@@ -27,6 +27,7 @@ from apigw.exchange.responder import Done, Responder
 from apigw.http.h1_heads import ResponseHeads
 from apigw.http.targets import normalise_path
 from apigw.net.timers import Wheel
+from apigw.net.turns import Turns
 from apigw.upstream.attempt import Attempt
 from apigw.upstream.cluster import Cluster
 from apigw.upstream.connection import UpstreamConnection
@@ -41,15 +42,20 @@ class Wire(asyncio.Transport):
     One end of a connection: a transport for the gateway's protocol, and for the test what is at the other end.
 
     :ivar received: what the gateway wrote. :ivar closed: it closed cleanly. :ivar aborted: it cut the connection.
+    :ivar unsent: bytes that the other end did not take, as the transport counts them.
     :ivar reading: False while the gateway paused reading. :ivar ended: the gateway sends no more (half-close).
     """
 
-    def __init__(self, protocol: asyncio.Protocol, peer: str = "192.0.2.1") -> None:
+    def __init__(
+        self, protocol: asyncio.Protocol, peer: str = "192.0.2.1", settle: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__({"peername": (peer, 4711), "sockname": ("192.0.2.9", 80)})
         self.protocol = protocol
+        self._settle = settle
         self.received = b""
         self.closed = self.aborted = self.ended = False
         self.reading = True
+        self.unsent = 0
         self._lost = False
         self._held: list[bytes] = []
         protocol.connection_made(self)
@@ -62,6 +68,9 @@ class Wire(asyncio.Transport):
 
     def is_closing(self) -> bool:
         return self.closed or self.aborted
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
 
     def can_write_eof(self) -> bool:
         return True
@@ -105,6 +114,7 @@ class Wire(asyncio.Transport):
                     self.protocol.data_received(data[at:cut])
                 else:
                     self._held.append(data[at:cut])
+                self._settle()
                 at = cut
 
     def hang_up(self) -> None:
@@ -139,6 +149,7 @@ class Path:
     The data path to one target.
 
     :ivar client: the client's connection. :ivar origins: connections to the target, the first one first.
+    :ivar waiting: what is called in the loop's next turn. :ivar by_hand: the test lets the loop turn itself.
     :ivar finished: (status, reason, bytes out) of each exchange that ended.
     """
 
@@ -153,7 +164,9 @@ class Path:
         refuse: GatewayError | None = None,
     ) -> None:
         self.time = 1000.0
-        self.wheel = Wheel(lambda: self.time)
+        self.wheel = Wheel(lambda: self.time, Turns(self._soon))
+        self.waiting: list[Callable[[], None]] = []
+        self.by_hand = False
         self.refuse = refuse
         self.origins: list[Wire] = []
         self.finished: list[tuple[int, str, int]] = []
@@ -181,7 +194,7 @@ class Path:
 
     def connect(self) -> Wire:
         """Another client connection."""
-        return Wire(H1Channel(self.site))
+        return Wire(H1Channel(self.site), settle=self.settle)
 
     @property
     def origin(self) -> Wire:
@@ -202,6 +215,21 @@ class Path:
             self.timers = [timer for timer in self.timers if timer[0] > self.time]
             for _, call in due:
                 call()
+            self.settle()
+
+    def _soon(self, call: Callable[[], None]) -> None:
+        self.waiting.append(call)
+
+    def settle(self) -> None:
+        """Give every connection that waits for a turn of the loop its turns, unless ``by_hand``."""
+        while self.waiting and not self.by_hand:
+            self.turn()
+
+    def turn(self) -> None:
+        """Let the loop turn once."""
+        waiting, self.waiting = self.waiting, []
+        for call in waiting:
+            call()
 
     def _later(self, delay: float, call: Callable[[], None]) -> Callable[[], None]:
         timer = (self.time + delay, call)
@@ -219,7 +247,7 @@ class Path:
             self.advance(0.05)
             return lambda: None
         connection = make()
-        self.origins.append(Wire(connection))
+        self.origins.append(Wire(connection, settle=self.settle))
         connected(connection)
         return lambda: None
 

@@ -176,6 +176,7 @@ def test_who_pipelines_and_does_not_read_is_not_served_on() -> None:
     assert not path.client.reading
     assert len(path.client.protocol._buffer) < AHEAD + 10000  # type: ignore[attr-defined]
     path.client.protocol.resume_writing()
+    path.settle()
     assert len(asked) == 10010
     assert path.client.reading
 
@@ -197,6 +198,9 @@ def test_too_much_that_is_pipelined_pauses_the_client() -> None:
     path.client.send(get() * 4000)
     assert not path.client.reading
     path.origin.send(OK)
+    assert not path.client.reading
+    for _ in range(4000 - AHEAD // len(get())):
+        path.origin.send(OK)
     assert path.client.reading
 
 
@@ -368,7 +372,7 @@ def test_a_slow_head() -> None:
 
 
 def test_slow_content() -> None:
-    path = Path(limits=Limits(body=10.0))
+    path = Path(limits=Limits(body=10.0, min_rate=0))
     path.client.send(post(b"Content-Length: 6", content=b"a"))
     path.advance(8.0)
     path.client.send(b"b")
