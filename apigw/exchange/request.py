@@ -105,6 +105,7 @@ class Request:
     :ivar reason: reason code of what became of it, for log and metrics; empty for a plain answer.
     :ivar upstream: name of the upstream that was asked. :ivar upstream_target: its target. :ivar tries: how often.
     :ivar upstream_started: monotonic seconds of the last try's start. :ivar upstream_time: seconds to its head.
+    :ivar given: cookies for the client, and whether they are a session's (``exchange.cookies``); None without.
     :ivar notes: further facts for the access log (JSON-able), None until somebody has one.
     """
 
@@ -129,6 +130,7 @@ class Request:
     tries = 0
     upstream_started = 0.0
     upstream_time = 0.0
+    given: tuple[tuple[Pair, ...], bool] | None = None
     notes: dict[str, Any] | None = None
     _cancellers: list[Callable[[], None]] | None = None
 

@@ -78,6 +78,7 @@ def build(configuration: Configuration, shared: Shared, before: Generation | Non
     responders: list[Responder] = []
     resources: dict[tuple[Any, str], Responder] = {}
     aggregates: dict[str, Responder] = {}
+    sticky = any(each.sticky.cookie for each in configuration.upstreams.values())
     for section in configuration.order:
         kind, name = section
         build_route = _ROUTES.get(kind)
@@ -101,7 +102,16 @@ def build(configuration: Configuration, shared: Shared, before: Generation | Non
             tell_identity(responder, [policies[item.kind, item.name].policy for item in listed])
         parameters = takes_parameters(settings, configuration)
         rules.append(
-            rule(settings, route, responder, policies=policies, listed=listed, order=len(rules), parameters=parameters)
+            rule(
+                settings,
+                route,
+                responder,
+                policies=policies,
+                listed=listed,
+                order=len(rules),
+                parameters=parameters,
+                cookies=sticky,
+            )
         )
     root = GatewayResource(rules)
     show_tree(responders, root, shared.finished, [built.policy for built in policies.values()])

@@ -14,6 +14,7 @@ from typing import Any
 from treq.response import _Response as TreqResponse
 from twisted.internet.defer import Deferred, DeferredList
 
+from apigw.exchange.cookies import add_cookies, give
 from apigw.exchange.request import Request
 from apigw.exchange.responder import Done, Responder
 from apigw.exchange.response import Response
@@ -317,7 +318,9 @@ class Upstream:
                 if response.error is None and (target := self.target(request.upstream_target)) is not None:
                     cookie = self._balancer.set_cookie(request, target)
                     if cookie is not None:
-                        response.add_header(b"Set-Cookie", cookie)
+                        # At once, for calls of aggregates; and again when all policies have had their say.
+                        add_cookies(response, [(b"Set-Cookie", cookie)], session=False)
+                        give(request, (), session=False)
                 done(response)
 
             inner(request, outward)

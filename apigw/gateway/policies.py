@@ -43,6 +43,11 @@ class BuiltPolicy:
         """Whether CORS preflights are for it."""
         return bool(getattr(self.policy, "answers_preflights", False))
 
+    @property
+    def gives_cookies(self) -> bool:
+        """Whether it gives clients cookies."""
+        return bool(getattr(self.policy, "gives_cookies", False))
+
     async def start(self) -> None:
         """Let it begin."""
         await _called(self.policy, "start")

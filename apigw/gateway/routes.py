@@ -17,6 +17,7 @@ from twisted.web.resource import IResource
 
 from apigw.config.references import PolicyReference
 from apigw.downstream.twisted_web import Mounted
+from apigw.exchange.cookies import giving
 from apigw.exchange.errors import BodyTooLarge
 from apigw.exchange.headers import Headers
 from apigw.exchange.problem import problem
@@ -120,10 +121,17 @@ def rule(
     listed: Iterable[PolicyReference],
     order: int,
     parameters: bool = True,
+    cookies: bool = False,
 ) -> Rule[PrefixResource]:
-    """The route's place in the tree, with its onion."""
+    """
+    The route's place in the tree, with its onion.
+
+    :param cookies: whether the upstreams' answers may have cookies of ours, which policies must not make public.
+    """
     layers = [policies[reference.kind, reference.name] for reference in listed]
     answer = stack([layer.layer for layer in layers], responder)
+    if (cookies and layers) or any(layer.gives_cookies for layer in layers):
+        answer = giving(answer)
     if route.kind == "batch":
         answer = _remembering(answer)
     limit = getattr(settings, "max_body", None)

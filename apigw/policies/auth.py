@@ -64,6 +64,7 @@ class Auth(Policy[Settings]):
             headers |= getattr(policy, "identity_headers", frozenset())
             credentials |= getattr(policy, "credential_headers", frozenset())
             self._alternatives.append(policy)
+        self.gives_cookies = any(policy.gives_cookies for policy in self._alternatives)
         self.identity_headers = headers
         self.credential_headers = credentials
         self._stripped = FieldEdit(headers) if headers else None

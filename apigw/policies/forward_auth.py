@@ -22,7 +22,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated
-from weakref import WeakKeyDictionary
 
 from pydantic import Field
 
@@ -30,6 +29,7 @@ from apigw.config.regex import Regex
 from apigw.config.text import Text, Wrong
 from apigw.config.values import URL, Count, Duration, Flag, Form, HeaderName, RegexText, Several, Size, one_line
 from apigw.exchange.claims import words
+from apigw.exchange.cookies import give
 from apigw.exchange.errors import BodyTooLarge, GatewayError, GatewayFault
 from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.request import Identity, Request
@@ -124,6 +124,7 @@ class ForwardAuth(Policy[Settings]):
     """The policy ``forward_auth``."""
 
     authenticates = True
+    gives_cookies = True
 
     def __init__(self, settings: Settings, environment: Environment) -> None:
         super().__init__(settings, environment)
@@ -137,12 +138,8 @@ class ForwardAuth(Policy[Settings]):
         if settings.forward_body and settings.cache_by:
             raise ValueError("cache_by: answers that depend on the content can't be remembered")
         self._known: Remembered[_Passed] = Remembered(settings.remember)
-        if settings.cookies_to_client:
-            if settings.cache_by:
-                raise ValueError("cache_by: answers whose cookies go to the client can't be remembered")
-            # By the request itself, not its id(): one that ends without a response must leave nothing for the next.
-            self._cookies: WeakKeyDictionary[Request, list[Pair]] = WeakKeyDictionary()
-            self.on_response = self._on_response
+        if settings.cookies_to_client and settings.cache_by:
+            raise ValueError("cache_by: answers whose cookies go to the client can't be remembered")
 
     def on_request(self, request: Request) -> object:
         key = self._key(request) if self.settings.cache_by else None
@@ -276,15 +273,7 @@ class ForwardAuth(Policy[Settings]):
         if settings.cookies_to_client:
             cookies = [pair for pair in answer.headers if pair[0].lower() == b"set-cookie"]
             if cookies:
-                self._cookies[request] = cookies
-
-    def _on_response(self, request: Request, response: Response) -> Response:
-        cookies = self._cookies.pop(request, None)
-        if cookies:
-            headers = response.edit_headers()
-            for name, value in cookies:
-                headers.add(name, value)
-        return response
+                give(request, cookies, session=True)
 
     @staticmethod
     def _told(answer: FetchedResponse) -> Response:

@@ -25,12 +25,12 @@ import hmac
 import secrets
 from typing import Annotated, Any
 from urllib.parse import parse_qs, urlencode
-from weakref import WeakKeyDictionary
 
 from pydantic import Field, SecretStr, model_validator
 
 from apigw.config.text import Wrong
 from apigw.config.values import URL, Duration, Secret, Word
+from apigw.exchange.cookies import give
 from apigw.exchange.errors import ClientFault, GatewayError
 from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.request import Request
@@ -89,6 +89,7 @@ class OIDC(Policy[Settings]):
     """The policy ``oidc``."""
 
     authenticates = True
+    gives_cookies = True
     credential_headers = frozenset({b"cookie"})
 
     def __init__(self, settings: Settings, environment: Environment) -> None:
@@ -108,8 +109,6 @@ class OIDC(Policy[Settings]):
         self.identity_headers = frozenset(name.lower().encode() for name in settings.claims_to_headers.values())
         self._stripped = FieldEdit(self.identity_headers)
         self._known: Remembered[Session] = Remembered(settings.remember)
-        # By the request itself, not its id(): one that ends without a response must leave nothing for the next.
-        self._to_set: WeakKeyDictionary[Request, list[Pair]] = WeakKeyDictionary()
 
     def take_over(self, former: OIDC) -> None:
         self._provider.take_over(former._provider)
@@ -147,15 +146,6 @@ class OIDC(Policy[Settings]):
             return self._let_in(request, session)
         return self._renew(request, session)
 
-    def on_response(self, request: Request, response: Response) -> Response:
-        if self._to_set:
-            fields = self._to_set.pop(request, None)
-            if fields:
-                headers = response.edit_headers()
-                for name, value in fields:
-                    headers.add(name, value)
-        return response
-
     def _let_in(self, request: Request, session: Session) -> object:
         if self._sessions.revoked(session.content):
             return self._sent_away(request, "the session is revoked")
@@ -168,6 +158,7 @@ class OIDC(Policy[Settings]):
     def _sent_away(self, request: Request, why: str) -> object:
         """Send a person to the provider; refuse whatever else has no session."""
         note_refusal(request, self.environment.label, why)
+        request.given = None  # a renewed session that is of no use
         self._stripped.apply(request)
         if not _is_person(request):
             realm = self.environment.name or "oidc"
@@ -204,12 +195,15 @@ class OIDC(Policy[Settings]):
         )
         url = described["authorization_endpoint"]
         name = self._login_cookie(state)
-        fields = [set_cookie(name, sealed, LOGIN_TIME, path=self.settings.callback_path, secure=self._secure(request))]
-        return _redirect(f"{url}{'&' if '?' in url else '?'}{query}", fields)
+        self._give(request, [self._login_field(request, name, sealed, LOGIN_TIME)])
+        return _redirect(f"{url}{'&' if '?' in url else '?'}{query}")
 
     def _login_cookie(self, state: str) -> str:
         # One for each login that is under way: two tabs don't disturb each other.
         return f"{self.settings.cookie}_login_{hashlib.sha256(state.encode()).hexdigest()[:12]}"
+
+    def _login_field(self, request: Request, name: str, value: str, seconds: int) -> Pair:
+        return set_cookie(name, value, seconds, path=self.settings.callback_path, secure=self._secure(request))
 
     async def _came_back(self, request: Request) -> Response:
         try:
@@ -232,7 +226,7 @@ class OIDC(Policy[Settings]):
         ):
             note_refusal(request, self.environment.label, "it is no login that was begun here")
             raise ClientFault("this login was not begun here, or took too long", reason="login_unknown")
-        forget = set_cookie(name, "", 0, path=self.settings.callback_path, secure=self._secure(request))
+        self._give(request, [self._login_field(request, name, "", 0)])
         try:
             self._provider.check_issuer(query.get("iss", [None])[0])
             if "code" not in query:
@@ -246,12 +240,13 @@ class OIDC(Policy[Settings]):
             claims = await self._provider.id_token(tokens.get("id_token"), login["nonce"])
         except LoginRefused as refused:
             note_refusal(request, self.environment.label, str(refused))
-            raise ClientFault("the login failed", status=403, reason="login_failed", headers=(forget,)) from None
+            raise ClientFault("the login failed", status=403, reason="login_failed") from None
         content = self._sessions.begun(claims, tokens)
         target = login["target"]
         if not target.startswith("/") or target.startswith(("//", "/\\")):
             target = "/"
-        return _redirect(target, [forget, *self._sessions.cookies(request, content, secure=self._secure(request))])
+        self._give(request, self._sessions.cookies(request, content, secure=self._secure(request)))
+        return _redirect(target)
 
     # ---- renewing ----------------------------------------------------------------------------------------------------
 
@@ -269,13 +264,18 @@ class OIDC(Policy[Settings]):
 
     def _set(self, request: Request, content: dict[str, Any]) -> None:
         """Give the session to the client with the response."""
-        self._to_set[request] = self._sessions.cookies(request, content, secure=self._secure(request))
+        request.given = None
+        self._give(request, self._sessions.cookies(request, content, secure=self._secure(request)))
+
+    @staticmethod
+    def _give(request: Request, fields: list[Pair]) -> None:
+        give(request, fields, session=True)
 
     # ---- logging out -------------------------------------------------------------------------------------------------
 
     async def _log_out(self, request: Request) -> Response:
         await self._sessions.end(request)
-        fields = self._sessions.cleared(request, secure=self._secure(request))
+        self._give(request, self._sessions.cleared(request, secure=self._secure(request)))
         url = self.settings.after_logout
         try:
             end = (await self._provider.described()).get("end_session_endpoint")
@@ -285,7 +285,7 @@ class OIDC(Policy[Settings]):
             after = self._base(request) + self.settings.after_logout
             query = urlencode({"client_id": self.settings.client_id, "post_logout_redirect_uri": after})
             url = f"{end}{'&' if '?' in end else '?'}{query}"
-        return _redirect(url, fields)
+        return _redirect(url)
 
     def _base(self, request: Request) -> str:
         return self.settings.base_url.rstrip("/") or f"{request.scheme.decode()}://{request.host.decode('latin-1')}"
@@ -302,5 +302,5 @@ def _is_person(request: Request) -> bool:
     return mode == b"navigate" if mode is not None else b"text/html" in (request.headers.joined(b"accept") or b"")
 
 
-def _redirect(url: str, fields: list[Pair]) -> Response:
-    return Response(303, Headers([(b"Location", url.encode()), (b"Cache-Control", b"no-store"), *fields]))
+def _redirect(url: str) -> Response:
+    return Response(303, Headers([(b"Location", url.encode()), (b"Cache-Control", b"no-store")]))

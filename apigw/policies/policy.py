@@ -172,12 +172,14 @@ class Policy(Generic[S]):
     :cvar identity_headers: request fields that it sets for the service and removes from what the client sends, in
         lower case. :cvar credential_headers: request fields in which it looks for a credential. An instance may set
         both; an item of a batch can set neither.
+    :cvar gives_cookies: whether it gives clients cookies, by ``exchange.cookies.give``.
     :ivar in_shadow: whether it is only tried: what passes is to stay as it is.
     """
 
     authenticates: bool = False
     needs_identity: bool = False
     answers_preflights: bool = False
+    gives_cookies: bool = False
     identity_headers: frozenset[bytes] = frozenset()
     credential_headers: frozenset[bytes] = frozenset()
 

@@ -20,6 +20,7 @@ from twisted.internet.defer import Deferred, execute, succeed
 from twisted.logger import ILogObserver, Logger
 
 from apigw.exchange.body import Body
+from apigw.exchange.cookies import giving
 from apigw.exchange.errors import UpstreamFault
 from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.request import Request
@@ -249,5 +250,5 @@ def run(policies: Any, asked: Request, service: Responder | None = None) -> Outc
         else:
             service(passed, done)
 
-    stack(policies if isinstance(policies, list) else [policies], answer)(asked, outcome.responses.append)
+    giving(stack(policies if isinstance(policies, list) else [policies], answer))(asked, outcome.responses.append)
     return outcome

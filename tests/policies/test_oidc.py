@@ -11,6 +11,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
 
+from apigw.exchange.headers import Headers
+from apigw.exchange.request import Request
+from apigw.exchange.responder import Done
 from apigw.exchange.response import Response
 from apigw.policies import auth, jwt
 from apigw.policies.oidc import OIDC, Settings
@@ -315,7 +318,24 @@ def test_tokens_are_renewed_ahead_once_for_all_requests() -> None:
     assert quiet.passed[0].headers.get(b"authorization") == b"Bearer access2"
     assert b"set-cookie" not in quiet.response.headers
     assert len(provider.questions) == 2
-    assert browser.guard._to_set == {}
+
+
+def test_no_cache_may_keep_an_answer_with_a_renewed_session() -> None:
+    world = World()
+    provider = Provider(world)
+    browser = Browser(policy(world))
+    browser.log_in(provider)
+    world.advance(280)
+
+    def service(_request: Request, done: Done) -> None:
+        done(Response(200, Headers([(b"Cache-Control", b"public, s-maxage=60"), (b"Expires", b"tomorrow")])))
+
+    cookies = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
+    outcome = run(browser.guard, request(path="/app", headers={"Cookie": cookies}), service)
+    assert b"set-cookie" in outcome.response.headers
+    assert outcome.response.headers.get_all(b"cache-control") == [b"private, no-store"]
+    assert outcome.response.headers.get_all(b"vary") == [b"Cookie"]
+    assert b"expires" not in outcome.response.headers
 
 
 def test_a_provider_that_says_no_to_a_renewal_ends_the_session() -> None:
