@@ -109,8 +109,8 @@ class GatewaySettings(Settings):
     )
     name_servers: Several[NameServer] = Field(
         (),
-        description="Who is asked for the names of `dns:` and `srv:` targets that `/etc/hosts` does not have; without"
-        " any, those of `/etc/resolv.conf`. The port is 53 if none is written.",
+        description="Name servers that are asked for all names that `/etc/hosts` does not have; without any, those of"
+        " `/etc/resolv.conf`. The port is 53 if none is written.",
     )
     include: StrList = Field(
         (),

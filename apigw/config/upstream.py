@@ -7,6 +7,8 @@ are joined with these by the gateway.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from apigw.config.listen import CertificateSource
@@ -20,6 +22,13 @@ class PoolSettings(Settings):
     max_connections: Count = Field(0, description="Connections at a time; 0: no limit. Then requests queue.")
     max_idle: Count = Field(1024, description="Idle connections that are kept.")
     idle_timeout: Duration = Field(60.0, gt=0, description="How long an idle connection is kept.")
+    max_age: Duration = Field(
+        0.0,
+        description="How old a connection may become: then it is closed, when its exchange has ended. 0s: no limit.",
+    )
+    max_requests_per_connection: Count = Field(
+        0, description="Requests that are sent on one connection; then it is closed. 0: no limit."
+    )
     queue: Count = Field(1024, description="Requests that may wait for a connection. Then: 503.")
     queue_timeout: Duration = Field(5.0, gt=0, description="How long a request may wait. Then: 503.")
 
@@ -52,6 +61,9 @@ class ConnectionSettings(Settings):
     pool: PoolSettings = PoolSettings()
     timeout: UpstreamTimeouts = UpstreamTimeouts()
     tls: UpstreamTLS = UpstreamTLS()
+    resolve: Literal["any", "ipv4", "ipv6"] = Field(
+        "any", description="Which addresses of a name are used, of fixed targets and of `dns:` and `srv:`."
+    )
 
 
 class UpstreamSettings(ConnectionSettings):

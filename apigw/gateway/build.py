@@ -68,7 +68,7 @@ def build(configuration: Configuration, shared: Shared, before: Generation | Non
         shared,
     )
     shared.outside.upstreams = upstreams.clients
-    shared.names.ask(configuration.gateway.name_servers)
+    shared.names.use(configuration.gateway.name_servers)
     policies: dict[tuple[str, str], BuiltPolicy] = {}
     for unusable in build_policies(configuration, shared, before.policies if before else {}, policies):
         raise unusable

@@ -27,8 +27,9 @@ from apigw.upstream.balancing.kinds import balancer
 from apigw.upstream.breaker import Breaker
 from apigw.upstream.client import UpstreamClient
 from apigw.upstream.cluster import Cluster, OneTarget
-from apigw.upstream.dialling import dialler
+from apigw.upstream.dialling import Dialler
 from apigw.upstream.discovery.discovery import Discovery
+from apigw.upstream.discovery.dns import Lookups
 from apigw.upstream.fallback import Fallback, with_answer
 from apigw.upstream.forward import Forward
 from apigw.upstream.health import Prober
@@ -213,7 +214,7 @@ class Upstream:
             settings.sources,
             reactor,
             settings.discover_interval,
-            lambda: shared.names,
+            Lookups(shared.names, settings.resolve),
             shared.outside.get,
             disk=shared.files,
         )
@@ -337,29 +338,26 @@ class Upstream:
 
     def _pool(self, target: Target, most: int) -> Pool:
         settings = self.settings
-        name = target.spec.found_as or target.host
         if target.scheme == "https" and self._tls is None:
             self._tls = self._client_tls()
         response_timeout = settings.timeout.response
         if settings.breaker.on and settings.breaker.timeout is not None:
             response_timeout = min(response_timeout, settings.breaker.timeout)
+        dial = self._dialler(target, settings.timeout.connect, self._tls if target.scheme == "https" else None)
         return Pool(
-            dialler(
-                host=target.host,
-                port=target.port,
-                path=target.path,
-                tls=self._tls if target.scheme == "https" else None,
-                server_name=name,
-                timeout=settings.timeout.connect,
-            ),
+            dial,
             self._shared.wheel,
             self._heads,
             host=self._host(target),
             base_path=target.base_path.encode(),
+            watch=dial.watch if dial.named else None,
             max_connections=most,
+            max_age=settings.pool.max_age,
+            max_uses=settings.pool.max_requests_per_connection,
             max_idle=settings.pool.max_idle,
             max_waiting=settings.pool.queue,
             queue_timeout=settings.pool.queue_timeout,
+            connect_timeout=settings.timeout.connect,
             keep_timeout=settings.pool.idle_timeout,
             response_timeout=response_timeout,
             idle_timeout=settings.timeout.idle,
@@ -385,19 +383,27 @@ class Upstream:
         client = UpstreamClient(self.name, Forward(cluster), clock=self._shared.clock)
         return client.request(method, path, timeout=timeout, unbuffered=True)
 
+    def _dialler(self, target: Target, timeout: float, tls: ClientTLS | None) -> Dialler:
+        return self._shared.dialling.dialler(
+            host=target.host,
+            port=target.port,
+            path=target.path,
+            tls=tls,
+            server_name=target.spec.found_as or target.host,
+            timeout=timeout,
+            resolve=self.settings.resolve,
+        )
+
     def _dial_target(self, target: Target, timeout: float) -> Deferred[None]:
         """Connect to this target, and close."""
+        reached: Deferred[None] = Deferred(lambda _: cancel())
 
-        async def dial() -> None:
-            loop = asyncio.get_running_loop()
-            async with asyncio.timeout(timeout):
-                if target.path is not None:
-                    transport, _ = await loop.create_unix_connection(asyncio.Protocol, target.path)
-                else:
-                    transport, _ = await loop.create_connection(asyncio.Protocol, target.host, target.port)
-            transport.close()
+        def connected(_: asyncio.Protocol) -> None:
+            cancel()  # it closes
+            reached.callback(None)
 
-        return Deferred.fromFuture(asyncio.ensure_future(dial()))
+        cancel = self._dialler(target, timeout, None)(asyncio.Protocol, connected, reached.errback)
+        return reached
 
 
 def _state(target: Target) -> str:

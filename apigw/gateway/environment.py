@@ -14,14 +14,15 @@ from typing import Any
 
 from apigw.exchange.request import Request
 from apigw.gateway.fetching import Outside
-from apigw.gateway.names import Names
 from apigw.net.files import Files
+from apigw.net.resolver import Resolver
 from apigw.net.timers import TICK, Wheel
 from apigw.observability.instruments import FILE_FAILURES
 from apigw.observability.metrics import Metrics
 from apigw.policies.revocation import Revocations, RevocationSettings
 from apigw.stores.limits import MemoryLimits
 from apigw.stores.memory import MemoryStore
+from apigw.upstream.dialling import Dialling
 
 COARSE = 0.25
 """Seconds between two calls of ``ticks``."""
@@ -43,8 +44,9 @@ class Shared:
         self.metrics = Metrics()
         self.store = MemoryStore(time.time)  # noqa: TID251 - what is shared ends at a time of day
         self.limits = MemoryLimits(monotonic, self.later)
-        self.outside = Outside(self.wheel, self.later)
-        self.names = Names()
+        self.names = Resolver(monotonic)
+        self.dialling = Dialling(self.names)
+        self.outside = Outside(self.wheel, self.later, self.dialling)
         self.files = Files(self._count_file)
         self.ready = False
         self.finished: Callable[[Request, int, int, float], None] = lambda *_: None
@@ -76,7 +78,7 @@ class Shared:
 
         def put_back() -> None:
             self.outside.upstreams, self.asked, self._revocations = upstreams, asked, revocations
-            self.names.ask(servers)
+            self.names.use(servers)
 
         return put_back
 

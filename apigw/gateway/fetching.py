@@ -25,7 +25,7 @@ from apigw.net.tls_client import ClientTLS
 from apigw.policies.policy import FetchedResponse
 from apigw.upstream.client import UpstreamClient
 from apigw.upstream.cluster import Cluster, OneTarget
-from apigw.upstream.dialling import dialler
+from apigw.upstream.dialling import Dialling
 from apigw.upstream.forward import Forward
 from apigw.upstream.pool import Pool
 from apigw.upstream.target import Target
@@ -43,10 +43,13 @@ class Outside:
     :ivar upstreams: clients of configured upstreams, by name; the gateway puts those in force here.
     """
 
-    def __init__(self, wheel: Wheel, later: Callable[[float, Callable[[], None]], Callable[[], None]]) -> None:
+    def __init__(
+        self, wheel: Wheel, later: Callable[[float, Callable[[], None]], Callable[[], None]], dialling: Dialling
+    ) -> None:
         self.upstreams: Mapping[str, UpstreamClient] = {}
         self._wheel = wheel
         self._later = later
+        self._dialling = dialling
         self._clients: dict[str, tuple[UpstreamClient, Pool]] = {}
         self._tls: ClientTLS | None = None
 
@@ -134,17 +137,15 @@ class Outside:
         host = f"[{spec.host}]" if ":" in spec.host else spec.host
         if spec.port != {"http": 80, "https": 443}[spec.scheme]:
             host = f"{host}:{spec.port}"
+        dial = self._dialling.dialler(
+            host=spec.host, port=spec.port, tls=self._tls if spec.scheme == "https" else None, timeout=3.0
+        )
         pool = target.pool = Pool(
-            dialler(
-                host=spec.host,
-                port=spec.port,
-                path=None,
-                tls=self._tls if spec.scheme == "https" else None,
-                timeout=3.0,
-            ),
+            dial,
             self._wheel,
             ResponseHeads(),
             host=host.encode(),
+            watch=dial.watch if dial.named else None,
         )
         cluster = Cluster(spec.name, OneTarget(target), self._wheel, self._later)
         return UpstreamClient(spec.name, Forward(cluster), clock=self._wheel.clock), pool

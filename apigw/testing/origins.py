@@ -339,9 +339,11 @@ class Origin:
         self._waiting: list[Deferred[None]] = []
 
     @deferred
-    async def start(self, port: int = 0, *, path: str = "", tls: ssl.SSLContext | None = None) -> Origin:
+    async def start(
+        self, port: int = 0, *, path: str = "", tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+    ) -> Origin:
         """
-        Listen on ``port`` (0: a free one, to be found in ``port``), or on the unix socket ``path``.
+        Listen on ``port`` (0: a free one, to be found in ``port``) of ``host``, or on the unix socket ``path``.
 
         :return: the origin itself.
         """
@@ -349,7 +351,7 @@ class Origin:
         if path:
             opening: Coroutine[Any, Any, Any] = loop.create_unix_server(lambda: OriginConnection(self), path, ssl=tls)
         else:
-            opening = loop.create_server(lambda: OriginConnection(self), "127.0.0.1", port, ssl=tls, backlog=1024)
+            opening = loop.create_server(lambda: OriginConnection(self), host, port, ssl=tls, backlog=1024)
         server = await Deferred.fromFuture(asyncio.ensure_future(opening))
         self._server = server
         if not path:

@@ -13,6 +13,7 @@ Not here: which target, whether to try again (``forward``), how many connections
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from typing import Protocol
 
 from apigw.exchange.body import Body
@@ -64,6 +65,8 @@ class Keeper(Protocol):
     response_timeout: float
     idle_timeout: float
     keep_timeout: float
+    max_age: float
+    max_uses: int
 
     def release(self, connection: UpstreamConnection) -> None: ...
 
@@ -75,7 +78,7 @@ class UpstreamConnection(asyncio.Protocol):
     A connection. Its transport is a native one, or TLS over one.
 
     :ivar uses: how many exchanges were begun on it. :ivar transport: None before it is made, and once it is lost.
-    :ivar fault: why it was lost, if TLS says so.
+    :ivar fault: why it was lost, if TLS says so. :ivar address: the other end's, if the target has a name.
     """
 
     __slots__ = (
@@ -84,6 +87,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_buffer",
         "_chunked_in",
         "_exchange",
+        "_expires",
         "_keep",
         "_left_in",
         "_paused",
@@ -92,6 +96,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_sending",
         "_touched",
         "_turn",
+        "address",
         "chunked_out",
         "fault",
         "next_check",
@@ -114,6 +119,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._paused = False  # by the reader of the content
         self._turn = False  # paused until the next turn of the loop
         self._activity = 0.0
+        self._expires = inf
+        self.address = ""
         self.chunked_out = False
         self.fault: UpstreamFault | None = None
         self.next_check = 0.0
@@ -209,6 +216,13 @@ class UpstreamConnection(asyncio.Protocol):
             )
         pool.lost(self)
 
+    def made(self, now: float) -> None:
+        """It belongs to its pool from now on."""
+        pool = self._pool
+        if pool.max_age:
+            self._expires = now + pool.max_age
+        pool.wheel.watch(self, min(now + pool.keep_timeout, self._expires))
+
     def pause_writing(self) -> None:
         if self._exchange is not None:
             self._exchange.upload_paused()
@@ -233,6 +247,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.uses += 1
         self._activity = now
         pool = self._pool
+        if self.uses == pool.max_uses:
+            self._keep = False
         at = now + pool.response_timeout
         if not 0.0 < self.next_check <= at:
             pool.wheel.watch(self, at)
@@ -478,6 +494,12 @@ class UpstreamConnection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
+    def retire(self) -> None:
+        """Close it: now if it is idle, else at the end of its exchange."""
+        self._keep = False
+        if self._exchange is None:
+            self.close()
+
     def close(self) -> None:
         """Close the idle connection."""
         if self.transport is not None:
@@ -485,6 +507,15 @@ class UpstreamConnection(asyncio.Protocol):
 
     def check(self, now: float) -> float:
         """The wheel's look: a service that does not answer, or a connection kept long enough."""
+        if now >= self._expires:
+            self._expires = inf
+            self.retire()
+            if self._exchange is None:
+                return now + self._pool.keep_timeout
+        due = self._look(now)
+        return min(due, self._expires) if due else due
+
+    def _look(self, now: float) -> float:
         pool = self._pool
         exchange = self._exchange
         if exchange is None:

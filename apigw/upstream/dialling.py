@@ -1,169 +1,326 @@
 """
-Making a connection to a target: over TCP or a unix socket, with or without TLS, within ``timeout.connect``.
+``Dialling``: makes connections to targets: over TCP or a unix socket, with or without TLS, within ``timeout.connect``.
 
-A name is resolved at each dial, so a service that moved is found. Its addresses are tried in turn, the next one when
-one fails or is silent for ``ATTEMPT_DELAY``; the first that answers is taken (RFC 8305 5).
-Each way to fail has its own reason code; all of them mean that nothing of a request was sent.
+A name's addresses are those that the resolver knows now, so a service that moved is found. They are taken in turn, so
+that all get their share; one that failed lately comes last. Each way to fail has its own reason code; all of them mean
+that nothing of a request was sent.
+
+Not here: names (``apigw.net.resolver``), trying several addresses (``apigw.net.connecting``), how many connections
+(``pool``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from asyncio.staggered import staggered_race
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterable
+from itertools import zip_longest
+from typing import Any, TypeVar
 
 from twisted.logger import Logger
 
 from apigw.exchange.errors import GatewayError, UpstreamFault
+from apigw.exchange.responder import drive
+from apigw.net.connecting import OUT_OF_DESCRIPTORS, Connecting, SocketAddress, Turns
+from apigw.net.resolver import Addresses, Families, Resolver
 from apigw.net.tls_client import ClientTLS, TLSFailure
-from apigw.upstream.connection import UpstreamConnection
-from apigw.upstream.pool import Dial
+from apigw.upstream.pool import connect_timeout
 
 log = Logger()
-
-ATTEMPT_DELAY = 0.25
-"""Seconds; what RFC 8305 8 recommends."""
 
 SAID_AGAIN = 60.0
 """Seconds after which the log says again that a target's TLS fails as it did."""
 
+BAD_FOR = 30.0
+"""Seconds in which an address that failed is tried after the others of its name."""
 
-def dialler(
-    *, host: str, port: int, path: str | None, tls: ClientTLS | None, timeout: float, server_name: str = ""
-) -> Dial:
+P = TypeVar("P", bound=asyncio.Protocol)
+
+
+class Unresolved(OSError):
+    """A name has no address, or nobody could say."""
+
+
+class Dialling:
     """
-    How to dial one target.
+    One a process.
 
-    :param path: of a unix socket, instead of host and port.
-    :param server_name: whom the certificate must name, if it is not ``host``.
-    :param timeout: seconds for the name, the connection and the TLS handshake together.
+    :ivar resolver: who knows the addresses of names.
     """
-    said: tuple[str, float] = ("", 0.0)
 
-    def complain(failure: TLSFailure, now: float) -> None:
-        """Clients are told only that TLS failed; why is the operator's business."""
-        nonlocal said
-        if failure.detail != said[0] or now >= said[1] + SAID_AGAIN:
-            said = (failure.detail, now)
-            where = path or f"{host}:{port}"
-            log.warn("TLS with {where} failed: {reason}: {detail}", where=where, reason=failure.reason, detail=said[0])
+    def __init__(self, resolver: Resolver) -> None:
+        self.resolver = resolver
+        self.turns = Turns()
 
-    def dial(
-        make: Callable[[], UpstreamConnection],
-        connected: Callable[[UpstreamConnection], None],
-        failed: Callable[[GatewayError], None],
+    def dialler(
+        self,
+        *,
+        host: str,
+        port: int,
+        path: str | None = None,
+        tls: ClientTLS | None = None,
+        timeout: float,
+        server_name: str = "",
+        resolve: Families = "any",
+    ) -> Dialler:
+        """
+        How to dial one target.
+
+        :param path: of a unix socket, instead of host and port.
+        :param server_name: whom the certificate must name, if it is not ``host``.
+        :param timeout: seconds for the name, the connection and the TLS handshake together.
+        :param resolve: which addresses of a name count: ``any``, ``ipv4`` or ``ipv6``.
+        """
+        return Dialler(self, host, port, path, tls, timeout, server_name or host, resolve)
+
+
+class Dialler:
+    """
+    Dials one target.
+
+    :ivar named: the target has a name, whose addresses may change.
+    """
+
+    def __init__(  # noqa: PLR0917 - made by ``Dialling.dialler``
+        self,
+        dialling: Dialling,
+        host: str,
+        port: int,
+        path: str | None,
+        tls: ClientTLS | None,
+        timeout: float,
+        server_name: str,
+        resolve: Families,
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.path = path
+        self.tls = tls
+        self.timeout = timeout
+        self.server_name = server_name
+        self.resolve = resolve
+        self.resolver = dialling.resolver
+        self.turns = dialling.turns
+        self.literal = _literal(host, port) if path is None else None
+        self.named = path is None and self.literal is None
+        self._turn = 0
+        self._bad: dict[str, float] = {}
+        self._said: tuple[str, float] = ("", 0.0)
+
+    def __call__(
+        self, make: Callable[[], P], connected: Callable[[P], None], failed: Callable[[GatewayError], None]
     ) -> Callable[[], None]:
-        loop = asyncio.get_running_loop()
+        """
+        Make one connection: call ``connected`` with what ``make`` made, or ``failed``.
 
-        async def connect() -> UpstreamConnection:
-            async with asyncio.timeout(timeout):
-                connection = make()
-                if tls is None:
-                    if path is not None:
-                        await loop.create_unix_connection(lambda: connection, path)
-                    else:
-                        sock = await _reach(loop, host, port)
-                        transport, _ = await loop.create_connection(lambda: connection, sock=sock)
-                        _no_delay(transport)
-                    return connection
-                verified: asyncio.Future[None] = loop.create_future()
+        :return: what cancels it; then neither is called.
+        """
+        dial = _Dial(self, make, connected, failed)
+        self.turns.run(dial.begin)
+        return dial.cancel
 
-                def inside() -> UpstreamConnection:
-                    loop.call_soon(_settle, verified, None)
-                    return connection
+    def watch(self, changed: Callable[[Addresses], None]) -> Callable[[], None]:
+        """Call ``changed`` with the addresses of the name when they are others; what is returned ends that."""
+        if not self.named:
+            return _nothing
+        return self.resolver.watch(self.host, self.resolve, changed)
 
-                def outside() -> asyncio.Protocol:
-                    return tls.protocol(inside, server_name or host, lambda error: _settle(verified, error))
+    def in_order(self, addresses: Addresses, now: float) -> list[SocketAddress]:
+        """The addresses as they are to be tried: families in turn, IPv6 first; those that failed lately at the end."""
+        self._turn += 1
+        six, four = ([each for each in addresses if (":" in each) is kind] for kind in (True, False))
+        ordered = [
+            each for pair in zip_longest(_turned(six, self._turn), _turned(four, self._turn)) for each in pair if each
+        ]
+        if self._bad:
+            ordered.sort(key=lambda each: self._bad.get(each, 0.0) > now)
+        return [_socket_address(each, self.port) for each in ordered]
 
-                if path is not None:
-                    transport, _ = await loop.create_unix_connection(outside, path)
-                else:
-                    sock = await _reach(loop, host, port)
-                    transport, _ = await loop.create_connection(outside, sock=sock)
-                    _no_delay(transport)
-                try:
-                    await verified
-                except BaseException:
-                    transport.abort()
-                    raise
-                return connection
+    def passed_over(self, addresses: Iterable[str], until: float) -> None:
+        """These failed, or were slower than others: try them last for a while."""
+        if len(self._bad) > 256:
+            self._bad.clear()
+        self._bad.update(dict.fromkeys(addresses, until))
 
-        def done(task: asyncio.Task[UpstreamConnection]) -> None:
-            if task.cancelled():
-                return
-            error = task.exception()
-            if error is None:
-                connected(task.result())
-            else:
-                if isinstance(error, TLSFailure):
-                    complain(error, loop.time())
-                failed(_fault(error))
+    def answered(self, address: str) -> None:
+        """It works."""
+        self._bad.pop(address, None)
 
-        task = loop.create_task(connect())
-        task.add_done_callback(done)
-
-        def cancel() -> None:
-            task.cancel()
-
-        return cancel
-
-    return dial
+    def complain(self, failure: TLSFailure, now: float) -> None:
+        """Clients are told only that TLS failed; why is the operator's business."""
+        if failure.detail != self._said[0] or now >= self._said[1] + SAID_AGAIN:
+            self._said = (failure.detail, now)
+            where = self.path or f"{self.host}:{self.port}"
+            log.warn(
+                "TLS with {where} failed: {reason}: {detail}", where=where, reason=failure.reason, detail=failure.detail
+            )
 
 
-async def _addresses(loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[tuple[int, Any]]:
-    """Families and socket addresses, the preferred first (RFC 6724)."""
-    return [(found[0], found[4]) for found in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+class _Dial:
+    """One connection that is being made."""
 
+    __slots__ = (
+        "_connected", "_connecting", "_connection", "_dialler", "_failed", "_loop", "_make", "_over", "_stop_finding",
+        "_timer", "_transport",
+    )  # fmt: skip
 
-async def _reach(loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
-    """A connected socket."""
-    addresses = await _addresses(loop, host, port)
-    if len(addresses) == 1:
-        return await _connected(loop, *addresses[0])
-    attempts = [partial(_connected, loop, *address) for address in addresses]
-    sock: socket.socket | None
-    sock, _, errors = await staggered_race(attempts, ATTEMPT_DELAY)
-    if sock is None:
-        raise next((error for error in reversed(errors) if error is not None), OSError("there is no address"))
-    return sock
+    def __init__(
+        self,
+        dialler: Dialler,
+        make: Callable[[], Any],
+        connected: Callable[[Any], None],
+        failed: Callable[[GatewayError], None],
+    ) -> None:
+        self._dialler = dialler
+        self._make = make
+        self._connected = connected
+        self._failed = failed
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(dialler.timeout, self._fail, TimeoutError())
+        self._connecting: Connecting | None = None
+        self._stop_finding: Callable[[], None] = _nothing
+        self._connection: Any = None
+        self._transport: asyncio.BaseTransport | None = None
+        self._over = False
 
+    def begin(self) -> None:
+        dialler = self._dialler
+        if self._over:
+            return
+        if dialler.path is not None:
+            drive(self._loop.create_unix_connection(self._protocol, dialler.path), self._opened, self._fail)
+            return
+        connecting = self._connecting = Connecting(self._reached, self._fail)
+        if dialler.literal is not None:
+            connecting.add((dialler.literal,), last=True)
+            return
+        stop = dialler.resolver.find(dialler.host, dialler.resolve, self._found)
+        if self._over:
+            stop()
+        else:
+            self._stop_finding = stop
 
-async def _connected(loop: asyncio.AbstractEventLoop, family: int, address: Any) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        await loop.sock_connect(sock, address)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+    def cancel(self) -> None:
+        """Let go of everything."""
+        self._end()
+        if self._transport is not None:
+            self._transport.abort()  # type: ignore[attr-defined]
 
+    def _found(self, addresses: Addresses, last: bool) -> None:
+        assert self._connecting is not None
+        if last and not addresses:
+            self._fail(Unresolved("there is no address"))
+        else:
+            self._connecting.add(self._dialler.in_order(addresses, self._loop.time()), last=last)
 
-def _settle(future: asyncio.Future[None], error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(None)
-    else:
-        future.set_exception(error)
-
-
-def _no_delay(transport: asyncio.Transport) -> None:
-    sock = transport.get_extra_info("socket")
-    if sock is not None:
+    def _reached(self, sock: socket.socket, address: Any) -> None:
+        dialler = self._dialler
+        if self._connecting is not None and self._connecting.passed_over:
+            until = self._loop.time() + BAD_FOR
+            dialler.passed_over([each[0] for each in self._connecting.passed_over], until)
+        dialler.answered(address[0])
+        self._stop_finding()
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        dialler.turns.run(lambda: self._open(sock, address[0]))
+
+    def _open(self, sock: socket.socket, address: str) -> None:
+        if self._over:
+            sock.close()
+            return
+
+        def opened(made: tuple[asyncio.BaseTransport, asyncio.BaseProtocol]) -> None:
+            if self._connection is not None:
+                self._connection.address = address
+            self._opened(made)
+
+        drive(self._loop.create_connection(self._protocol, sock=sock), opened, self._fail)
+
+    def _protocol(self) -> asyncio.Protocol:
+        connection: asyncio.Protocol = self._make()
+        self._connection = connection
+        tls = self._dialler.tls
+        if tls is None:
+            return connection
+
+        def inside() -> asyncio.Protocol:
+            self._loop.call_soon(self._done)  # when its transport is made
+            return connection
+
+        return tls.protocol(inside, self._dialler.server_name, self._fail)
+
+    def _opened(self, made: tuple[asyncio.BaseTransport, asyncio.BaseProtocol]) -> None:
+        self._transport = made[0]
+        if self._over:
+            self._transport.abort()  # type: ignore[attr-defined]
+        elif self._dialler.tls is None:
+            self._done()
+
+    def _done(self) -> None:
+        if not self._over:
+            self._end()
+            self._connected(self._connection)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._over:
+            return
+        if isinstance(error, TLSFailure):
+            self._dialler.complain(error, self._loop.time())
+            self._loop.call_soon(self.cancel)  # when the alert is sent
+            self._end()
+        else:
+            self.cancel()
+        self._failed(_fault(error))
+
+    def _end(self) -> None:
+        self._over = True
+        self._timer.cancel()
+        self._stop_finding()
+        if self._connecting is not None:
+            self._connecting.cancel()
+
+
+def _nothing() -> None:
+    """Ends nothing."""
+
+
+def _turned(addresses: list[str], turn: int) -> list[str]:
+    if len(addresses) < 2:
+        return addresses
+    first = turn % len(addresses)
+    return addresses[first:] + addresses[:first]
+
+
+def _literal(host: str, port: int) -> SocketAddress | None:
+    """The address, if ``host`` is one as it stands."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return None
+    return found[0][0], found[0][4]
+
+
+def _socket_address(address: str, port: int) -> SocketAddress:
+    if ":" not in address:
+        return socket.AF_INET, (address, port)
+    if "%" in address and (found := _literal(address, port)) is not None:
+        return found
+    return socket.AF_INET6, (address, port, 0, 0)
 
 
 def _fault(error: BaseException) -> UpstreamFault:
     if isinstance(error, TimeoutError):
-        return UpstreamFault("the service could not be reached in time", status=504, reason="upstream_connect_timeout")
+        return connect_timeout()
     if isinstance(error, TLSFailure):
         return UpstreamFault(f"the service's TLS can't be trusted: {error.reason}", reason="upstream_tls_failed")
-    if isinstance(error, socket.gaierror):
+    if isinstance(error, Unresolved):
         return UpstreamFault("the service's name is not known", reason="upstream_unresolved")
     if isinstance(error, ConnectionRefusedError | FileNotFoundError):
         return UpstreamFault("the service refuses connections", reason="upstream_refused")
+    if isinstance(error, OSError) and error.errno in OUT_OF_DESCRIPTORS:
+        return UpstreamFault(
+            "the gateway has no free descriptor or port for a connection",
+            status=503,
+            reason="out_of_descriptors",
+            headers=((b"Retry-After", b"1"),),
+        )
     return UpstreamFault("the service can't be reached", reason="upstream_unreachable")

@@ -43,6 +43,7 @@ _KINDS = {
     "upstream_tls_failed": "connect",
     "upstream_overloaded": "queue",
     "upstream_queue_timeout": "queue",
+    "out_of_descriptors": "queue",
     "upstream_timeout": "timeout",
 }
 """Reason code to kind of failure; all others broke off (``reset``)."""

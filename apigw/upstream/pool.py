@@ -1,9 +1,9 @@
 """
 ``Pool``: the connections to one target: reuse, how many, who waits, how long one is kept.
 
-Idle connections are taken last in, first out: the busiest stay warm, the others grow old and are closed. Whoever finds
-none waits in a bounded line, and a connection is dialled for it as long as there may be more; whichever is ready
-first, the dialled one or one that somebody gives back, serves the one who waits longest.
+Idle connections are taken last in, first out: the busiest stay warm, the others grow old and are closed. A request that
+finds none waits in a bounded queue, and a connection is dialled for it as long as there may be more; whichever is ready
+first, the dialled one or one that is given back, serves the request that waits longest.
 
 Not here: the connection itself (``connection``), making one (``dialling``).
 """
@@ -38,6 +38,20 @@ Dial = Callable[
 ]
 """``dial(make_protocol, connected, failed) -> cancel``."""
 
+Watch = Callable[[Callable[[tuple[str, ...]], None]], Callable[[], None]]
+"""``watch(changed) -> stop``: ``changed`` gets the target's addresses when they are others."""
+
+MOST_DIALS = 256
+"""Connections to one target that are being made at a time; more requests wait for one of these."""
+
+A_LOOK = 64
+"""Requests that are given up in one turn of the wheel: each is an answer to a client."""
+
+
+def connect_timeout() -> UpstreamFault:
+    """No connection was made in time."""
+    return UpstreamFault("the service could not be reached in time", status=504, reason="upstream_connect_timeout")
+
 
 def _nothing() -> None:
     """Cancels nothing."""
@@ -47,6 +61,9 @@ class Pool:
     """
     Connections to one target. Counts are of connections and requests, times in seconds; 0 for a maximum means none.
 
+    :param watch: tells of other addresses of the target: connections to those that are gone are closed.
+    :param connection: the class of the connections.
+    :ivar max_age: after which a connection is closed when its exchange ends. :ivar max_uses: exchanges on one.
     :ivar host: the Host field that is sent there. :ivar base_path: goes in front of every path.
     :ivar idle: those that may be used at once, the last one first.
     :ivar open: all, those being dialled included.
@@ -54,19 +71,26 @@ class Pool:
 
     __slots__ = (
         "_closed",
+        "_connection",
         "_dial",
         "_dialling",
         "_dials",
+        "_no_descriptors",
+        "_unwatch",
         "_waiting",
+        "_watch",
         "base_path",
+        "connect_timeout",
         "connections",
         "heads",
         "host",
         "idle",
         "idle_timeout",
         "keep_timeout",
+        "max_age",
         "max_connections",
         "max_idle",
+        "max_uses",
         "max_waiting",
         "next_check",
         "queue_timeout",
@@ -82,15 +106,26 @@ class Pool:
         *,
         host: bytes,
         base_path: bytes = b"",
+        watch: Watch | None = None,
+        connection: Callable[[Pool], UpstreamConnection] = UpstreamConnection,
         max_connections: int = 0,
+        max_age: float = 0.0,
+        max_uses: int = 0,
         max_idle: int = 1024,
         max_waiting: int = 1024,
         queue_timeout: float = 5.0,
+        connect_timeout: float = 3.0,
         keep_timeout: float = 60.0,
         response_timeout: float = 60.0,
         idle_timeout: float = 60.0,
     ) -> None:
         self._dial = dial
+        self._watch = watch
+        self._unwatch: Callable[[], None] = _nothing
+        self._connection = connection
+        self.max_age = max_age
+        self.max_uses = max_uses
+        self.connect_timeout = connect_timeout
         self.host = host
         self.base_path = base_path
         self.wheel = wheel
@@ -108,6 +143,7 @@ class Pool:
         self._dials = 0
         self._waiting: deque[tuple[float, Waiter]] = deque()
         self._closed = False
+        self._no_descriptors = False
         self.next_check = 0.0
 
     @property
@@ -132,8 +168,8 @@ class Pool:
             if connection.usable:
                 waiter.connected(connection)
                 return
-        may_dial = not self.max_connections or self.open < self.max_connections
-        if not may_dial and len(self._waiting) - len(self._dialling) >= self.max_waiting:
+        places = self.max_connections - len(self.connections)
+        if self.max_connections and len(self._waiting) - places >= self.max_waiting:
             waiter.unconnected(
                 UpstreamFault(
                     "the service has all the requests that it may have, and the queue is full",
@@ -144,10 +180,8 @@ class Pool:
             )
             return
         self._waiting.append((now, waiter))
-        if may_dial:
-            self._dial_one()
-        else:
-            self.wheel.watch(self, now + self.queue_timeout)
+        if not self._dial_one():
+            self.wheel.watch(self, now + self._patience)
 
     def withdraw(self, waiter: Waiter) -> None:
         """``waiter`` wants no connection any more."""
@@ -171,10 +205,12 @@ class Pool:
     def lost(self, connection: UpstreamConnection) -> None:
         """A connection is closed."""
         self.connections.discard(connection)
+        if not self.connections:
+            self._unwatch()
+            self._unwatch = _nothing
         if connection in self.idle:
             self.idle.remove(connection)
-        if self._waiting and len(self._dialling) < len(self._waiting):
-            self._dial_one()
+        self._dial_more()
 
     def close(self) -> None:
         """Keep none from now on; those in use end with their exchange."""
@@ -206,49 +242,84 @@ class Pool:
         for _, waiter in waiting:
             waiter.unconnected(UpstreamFault("the service is no longer asked", reason="upstream_unreachable"))
 
-    def _dial_one(self) -> None:
-        if self.max_connections and self.open >= self.max_connections:
-            return
+    def _dial_one(self) -> bool:
+        """Dial, if there may be one more connection; whether one is being made."""
+        if len(self._dialling) >= MOST_DIALS or (self.max_connections and self.open >= self.max_connections):
+            return False
         self._dials += 1
         key = self._dials
 
         def make() -> UpstreamConnection:
-            return UpstreamConnection(self)
+            return self._connection(self)
 
         def connected(connection: UpstreamConnection) -> None:
             self._dialling.pop(key, None)
             if not connection.usable:  # it was lost already
                 failed(connection.fault or UpstreamFault("the connection was closed", reason="upstream_reset"))
                 return
+            self._no_descriptors = False
+            if not self.connections and self._watch is not None:
+                self._unwatch = self._watch(self._moved)
             self.connections.add(connection)
-            self.wheel.watch(connection, self.wheel.clock() + self.keep_timeout)
+            connection.made(self.wheel.clock())
             self.release(connection)
+            self._dial_more()
 
         def failed(error: GatewayError) -> None:
             self._dialling.pop(key, None)
+            if error.reason == "out_of_descriptors" and self.connections:
+                # It is no failure of the target: a connection that becomes free can serve the request.
+                self._no_descriptors = True
+                self.wheel.watch(self, self.wheel.clock() + self.queue_timeout)
+                return
             if self._waiting:
                 self._waiting.popleft()[1].unconnected(error)
-            if len(self._waiting) > len(self._dialling):
-                self._dial_one()  # for those who waited for a place, not for a connection
+            self._dial_more()
 
         self._dialling[key] = _nothing
         cancel = self._dial(make, connected, failed)
         if key in self._dialling:
             self._dialling[key] = cancel
+        return True
+
+    def _dial_more(self) -> None:
+        """For those that waited for a place, not for a connection."""
+        if len(self._waiting) > len(self._dialling):
+            self._dial_one()
+
+    def _moved(self, addresses: tuple[str, ...]) -> None:
+        """The target has other addresses: let go of connections to those that it has no more."""
+        if addresses:  # none is more likely a mistake of the name servers than the end of the service
+            for connection in [*self.connections]:
+                if connection.address and connection.address not in addresses:
+                    connection.retire()
+
+    @property
+    def _patience(self) -> float:
+        """Seconds that a request may wait: for a connection that becomes free, or for one that is made."""
+        if self._no_descriptors or (self.max_connections and len(self.connections) >= self.max_connections):
+            return self.queue_timeout
+        return self.connect_timeout + 0.1  # a dial that is under way may say better what is wrong
 
     def check(self, now: float) -> float:
         """The wheel's look: those who wait too long."""
-        while self._waiting:
+        patience = self._patience
+        for _ in range(A_LOOK):
+            if not self._waiting:
+                return 0.0
             since, waiter = self._waiting[0]
-            if now < since + self.queue_timeout:
-                return since + self.queue_timeout
+            if now < since + patience:
+                return since + patience
             self._waiting.popleft()
-            waiter.unconnected(
-                UpstreamFault(
-                    "no connection to the service became free in time",
-                    status=503,
-                    reason="upstream_queue_timeout",
-                    headers=((b"Retry-After", b"1"),),
+            if patience == self.queue_timeout:
+                waiter.unconnected(
+                    UpstreamFault(
+                        "no connection to the service became free in time",
+                        status=503,
+                        reason="upstream_queue_timeout",
+                        headers=((b"Retry-After", b"1"),),
+                    )
                 )
-            )
-        return 0.0
+            else:
+                waiter.unconnected(connect_timeout())
+        return now

@@ -13,8 +13,6 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.names import dns
 
-from apigw.gateway.names import Names
-from apigw.upstream.discovery import dns as dns_source
 from tests.gateway.running import Gateway, request, route, running
 from tests.name_server import NameServer
 from tests.origins import Origin, Received, reply
@@ -63,7 +61,7 @@ async def failing(gateway: Gateway) -> None:
 async def test_addresses_are_asked_for_again_when_their_time_is_over_and_the_last_ones_outlive_the_server(
     tmp_path: Path, names: NameServer, origins: list[Origin], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apigw.upstream.discovery.dns.TIMEOUTS", (0.2,))
+    monkeypatch.setattr("apigw.net.dns_queries.ROUNDS", (0.2,))
     names.say("orders.test", dns.Record_A("127.0.0.2", ttl=1))
     port = origins[0].port
     async with running(tmp_path, asking(names, f"targets = dns:orders.test:{port}")) as gateway:
@@ -72,7 +70,9 @@ async def test_addresses_are_asked_for_again_when_their_time_is_over_and_the_las
         await until(gateway, lambda found: found == [f"http://127.0.0.1:{port}"])
         assert (await gateway.get("/")).body == b"0"
         await names.stop()
-        await failing(gateway)
+        known = gateway.service.shared.names.kept("orders.test", "ipv4")[0]
+        while not known.error:
+            await asyncio.sleep(0.01)
         assert (await gateway.get("/")).body == b"0"
 
 
@@ -142,21 +142,6 @@ async def test_a_target_that_dns_takes_away_ends_its_requests_first(
         assert (await gateway.get("/")).body == b"1"
         late.callback(None)
         assert (await client.read_response()).body == b"in!!"
-
-
-async def test_the_hosts_file_is_asked_first_and_for_both_families(tmp_path: Path, names: NameServer) -> None:
-    hosts = tmp_path / "hosts"
-    hosts.write_text("127.0.0.7 orders.test shop\n")
-    names.say("orders.test", dns.Record_A("127.0.0.1", ttl=60), dns.Record_AAAA("::1", ttl=60))
-    names.say("other.test", dns.Record_A("127.0.0.1", ttl=60))
-    known = Names(hosts=str(hosts))
-    known.ask((("127.0.0.1", names.port),))
-
-    async def addresses(name: str) -> list[str]:
-        return [address for address, _ in await dns_source.addresses(known, name)]
-
-    assert await addresses("shop") == await addresses("orders.test") == ["127.0.0.7"]
-    assert await addresses("other.test") == ["127.0.0.1"]
 
 
 async def test_a_reload_may_name_other_servers(tmp_path: Path, names: NameServer, origins: list[Origin]) -> None:

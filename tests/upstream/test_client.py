@@ -20,11 +20,12 @@ from twisted.web.http_headers import Headers
 from apigw.exchange.errors import GatewayError
 from apigw.exchange.request import Request
 from apigw.http.h1_heads import ResponseHeads
+from apigw.net.resolver import Resolver
 from apigw.net.timers import Wheel
 from apigw.upstream.attempt import Attempt
 from apigw.upstream.client import UpstreamClient
 from apigw.upstream.cluster import Cluster
-from apigw.upstream.dialling import dialler
+from apigw.upstream.dialling import Dialling
 from apigw.upstream.forward import Forward
 from apigw.upstream.pool import Pool
 from apigw.upstream.target import Target
@@ -44,7 +45,7 @@ class Service:
         self.wheel = Wheel(time.monotonic)
         self.target = Target(parse_target_line(f"http://127.0.0.1:{port}"))
         self.target.cells = Cells()
-        dial = dialler(host="127.0.0.1", port=port, path=None, tls=None, timeout=2.0)
+        dial = Dialling(Resolver()).dialler(host="127.0.0.1", port=port, timeout=2.0)
         self.pool = self.target.pool = Pool(dial, self.wheel, ResponseHeads(), host=b"users.test")
         self.cluster = Cluster("users", self, self.wheel, self._later)
         self.client = UpstreamClient("users", Forward(self.cluster), clock=time.monotonic)

@@ -12,20 +12,24 @@ import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.task import Clock
-from twisted.names import client, dns
+from twisted.names import dns
 from twisted.web.http_headers import Headers
 
 from apigw.config.text import Wrong, written
+from apigw.net.resolver import Resolver
 from apigw.testing.policies import FilesAtOnce
 from apigw.upstream.discovery.discovery import Discovery
+from apigw.upstream.discovery.dns import Lookups
 from apigw.upstream.discovery.file import FileSource
 from apigw.upstream.discovery.source import Source, Unusable, parse_targets
 from apigw.upstream.target_spec import SourceSpec, TargetSpec, parse_target
 from tests.name_server import NameServer
 
 
-def resolving(server: NameServer) -> client.Resolver:
-    return client.Resolver(servers=[("127.0.0.1", server.port)])
+def resolving(server: NameServer, clock: Clock) -> Lookups:
+    resolver = Resolver(clock.seconds)
+    resolver.use([("127.0.0.1", server.port)])
+    return Lookups(resolver, "any")
 
 
 @pytest.fixture
@@ -62,10 +66,10 @@ def source(line: str) -> TargetSpec | SourceSpec:
 
 
 def discovery(
-    *lines: str, reactor: Any, resolver: Any = None, get: Any = None, interval: float = 5.0
+    *lines: str, reactor: Any, lookups: Any = None, get: Any = None, interval: float = 5.0
 ) -> tuple[Discovery, Heard]:
     specs = [SourceSpec("http", line[9:]) if line.startswith("discover:") else source(line) for line in lines]
-    return Discovery(specs, reactor, interval, lambda: resolver, get, disk=FilesAtOnce()), Heard()
+    return Discovery(specs, reactor, interval, lookups, get, disk=FilesAtOnce()), Heard()
 
 
 def looked(each: Source) -> Deferred[None]:
@@ -87,9 +91,9 @@ async def test_all_addresses_of_a_name_are_targets_and_are_asked_for_again_when_
         "orders.test",
         dns.Record_A("127.0.0.2", ttl=7),
         dns.Record_A("127.0.0.1", ttl=60),
-        dns.Record_AAAA("::1", ttl=60),
+        dns.Record_AAAA("::1", ttl=7),
     )
-    found, heard = discovery("dns:orders.test:9102 weight=2", reactor=clock, resolver=resolving(names))
+    found, heard = discovery("dns:orders.test:9102 weight=2", reactor=clock, lookups=resolving(names, clock))
     first = heard.next()
     found.start(heard)
     assert await first == [
@@ -110,7 +114,7 @@ async def test_all_addresses_of_a_name_are_targets_and_are_asked_for_again_when_
 async def test_a_name_server_that_fails_keeps_the_last_answer(names: NameServer) -> None:
     clock = Clock()
     names.say("orders.test", dns.Record_A("127.0.0.1", ttl=10))
-    found, heard = discovery("dns:orders.test:80", reactor=clock, resolver=resolving(names))
+    found, heard = discovery("dns:orders.test:80", reactor=clock, lookups=resolving(names, clock))
     first = heard.next()
     found.start(heard)
     await first
@@ -131,7 +135,7 @@ async def test_a_name_server_that_fails_keeps_the_last_answer(names: NameServer)
 async def test_a_name_with_a_ttl_of_0_is_asked_for_once_a_second_at_most(names: NameServer) -> None:
     clock = Clock()
     names.say("orders.test", dns.Record_A("127.0.0.1", ttl=0))
-    found, heard = discovery("dns:orders.test:80", reactor=clock, resolver=resolving(names))
+    found, heard = discovery("dns:orders.test:80", reactor=clock, lookups=resolving(names, clock))
     first = heard.next()
     found.start(heard)
     await first
@@ -143,7 +147,7 @@ async def test_answers_in_another_order_are_no_news(names: NameServer) -> None:
     clock = Clock()
     records = [dns.Record_A("127.0.0.1", ttl=5), dns.Record_A("127.0.0.2", ttl=5)]
     names.say("orders.test", *records)
-    found, heard = discovery("dns:orders.test:80", reactor=clock, resolver=resolving(names))
+    found, heard = discovery("dns:orders.test:80", reactor=clock, lookups=resolving(names, clock))
     first = heard.next()
     found.start(heard)
     await first
@@ -164,7 +168,7 @@ async def test_srv_records_bring_ports_weights_and_priorities(names: NameServer)
     )
     names.say("a.orders.test", dns.Record_A("127.0.0.1", ttl=9))
     names.say("b.orders.test", dns.Record_A("127.0.0.2", ttl=30))
-    found, heard = discovery("srv:_http._tcp.orders.test scheme=https", reactor=clock, resolver=resolving(names))
+    found, heard = discovery("srv:_http._tcp.orders.test scheme=https", reactor=clock, lookups=resolving(names, clock))
     first = heard.next()
     found.start(heard)
     assert await first == [

@@ -1,19 +1,18 @@
 """
 ``Discovery``: START HERE. All targets of one upstream, from fixed lines and from sources, as one list.
 
-    discovery = Discovery(settings.sources, reactor, settings.discover_interval, resolver, get, files)
+    discovery = Discovery(settings.sources, reactor, settings.discover_interval, lookups, get, disk=files)
     discovery.start(lambda specs: targets.update(specs, now()))
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 
 from apigw.net.files import Files
-from apigw.upstream.discovery.dns import DNSSource
+from apigw.upstream.discovery.dns import DNSSource, Lookups
 from apigw.upstream.discovery.file import FileSource
 from apigw.upstream.discovery.http import Get, HTTPSource
 from apigw.upstream.discovery.source import Source
@@ -35,18 +34,17 @@ class Discovery:
         lines: Sequence[TargetSpec | SourceSpec],
         reactor: IReactorTime,
         interval: float,
-        resolver: Callable[[], Any],
+        lookups: Lookups,
         get: Get,
         *,
         disk: Files,
     ) -> None:
         """
-        :param resolver: makes the resolver for ``dns`` and ``srv``; only called if there is one of these.
+        :param lookups: finds names for ``dns`` and ``srv``.
         :param get: asks for ``discover``'s URL.
         :param disk: reads the files of ``file:``.
         """
         self._lines: list[TargetSpec | Source] = []
-        asked: Any = None
         for line in lines:
             if isinstance(line, TargetSpec):
                 self._lines.append(line)
@@ -55,9 +53,8 @@ class Discovery:
             elif line.kind == "http":
                 self._lines.append(HTTPSource(line, reactor, interval, get))
             else:
-                asked = asked or resolver()
                 kind = DNSSource if line.kind == "dns" else SRVSource
-                self._lines.append(kind(line, reactor, interval, asked))
+                self._lines.append(kind(line, reactor, interval, lookups))
         self._update: Update | None = None
 
     @property

@@ -2,89 +2,70 @@
 ``dns:NAME:PORT``: every A and AAAA record of a name is a target, asked for again when its time to live is over.
 
     targets = dns:orders.internal:9102
+
+``resolve`` of the upstream says which of the two kinds. The resolver keeps what was found of one kind while only the
+other can be asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from ipaddress import IPv6Address
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
-from twisted.names import dns
-from twisted.names.error import AuthoritativeDomainError, DomainError
-from twisted.python.failure import Failure
 
+from apigw.net.dns_queries import Unanswered
+from apigw.net.resolver import Addresses, Families, Resolver
 from apigw.upstream.discovery.source import Source, Unusable
 from apigw.upstream.target_spec import SourceSpec, TargetSpec
 
-SHORTEST_TTL = 1.0
-"""Seconds: records that may not be kept at all are asked for once a second."""
 
-LONGEST_TTL = 300.0
-"""Seconds: longer than this, a mistake in a zone would hold for too long."""
-
-TIMEOUTS = (1, 2, 4)
-"""Seconds for each try of a question."""
-
-
-def no_such_name(failure: Failure) -> tuple[list[Any], list[Any], list[Any]]:
-    """The name has none of these records: no error, if it has others."""
-    failure.trap(DomainError, AuthoritativeDomainError)
-    return [], [], []
-
-
-def ttl_of(records: Iterable[Any], interval: float) -> float:
-    """Seconds until the first of the records is too old."""
-    shortest = min((float(record.ttl) for record in records), default=interval)
-    return min(max(shortest, SHORTEST_TTL), LONGEST_TTL)
-
-
-async def addresses(resolver: Any, name: str) -> list[tuple[str, Any]]:
+class Lookups(NamedTuple):
     """
-    The addresses of a name with their records, IPv4 first.
+    What DNS sources look names up with.
 
-    :raises Unusable: when it has none, or nobody could say.
+    :ivar families: the addresses that count: ``any``, ``ipv4`` or ``ipv6``.
     """
-    lookups: list[Deferred[Any]] = [
-        resolver.lookupAddress(name, TIMEOUTS).addErrback(no_such_name),
-        resolver.lookupIPV6Address(name, TIMEOUTS).addErrback(no_such_name),
-    ]
-    found: list[tuple[str, Any]] = []
-    try:
-        answers = await gatherResults(lookups, consumeErrors=True)
-    except FirstError as error:
-        raise Unusable(f"{name} can't be looked up: {error.subFailure.value!r}") from None
-    for answer, _, _ in answers:
-        found += [(_address(record), record) for record in answer if record.type in (dns.A, dns.AAAA)]
-    if not found:
-        raise Unusable(f"{name} has no address")
-    return found
 
+    resolver: Resolver
+    families: Families
 
-def _address(record: Any) -> str:
-    if record.type == dns.A:
-        return str(record.payload.dottedQuad())
-    return str(IPv6Address(record.payload.address))
+    async def addresses(self, name: str) -> tuple[Addresses, float]:
+        """
+        The addresses of a name, and the seconds until it should be looked up again.
+
+        :raises Unusable: when it has none, or nobody could say.
+        """
+        try:
+            return await self.resolver.addresses(name, self.families)
+        except Unanswered as error:
+            raise Unusable(str(error)) from None
+
+    async def services(self, name: str) -> tuple[tuple[Any, ...], float]:
+        """
+        The SRV records of a name, and the seconds until it should be looked up again.
+
+        :raises Unusable: when nobody could say.
+        """
+        try:
+            return await self.resolver.services(name)
+        except Unanswered as error:
+            raise Unusable(str(error)) from None
 
 
 class DNSSource(Source):
     """The addresses of one name."""
 
-    def __init__(self, spec: SourceSpec, reactor: IReactorTime, interval: float, resolver: Any) -> None:
-        """
-        :param resolver: ``IResolver`` that gives records with their ttl, such as ``twisted.names.client.Resolver``.
-        """
+    def __init__(self, spec: SourceSpec, reactor: IReactorTime, interval: float, lookups: Lookups) -> None:
         super().__init__(spec, reactor, interval)
-        self._resolver = resolver
+        self._lookups = lookups
 
     async def look(self) -> tuple[Sequence[TargetSpec] | None, float]:
         spec = self.spec
-        found = await addresses(self._resolver, spec.where)
+        found, wait = await self._lookups.addresses(spec.where)
         # Sorted: servers turn their answers round, and that is no news.
         targets = {
             TargetSpec(spec.scheme, address, spec.port, weight=spec.weight, backup=spec.backup, found_as=spec.where)
-            for address, _ in found
+            for address in found
         }
-        return sorted(targets, key=lambda target: target.name), ttl_of((record for _, record in found), self.interval)
+        return sorted(targets, key=lambda target: target.name), wait

@@ -9,46 +9,72 @@ Records of the lowest priority are the targets, all others are backups. A weight
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
-from twisted.names import dns
+from twisted.python.failure import Failure
 
-from apigw.upstream.discovery.dns import TIMEOUTS, addresses, ttl_of
+from apigw.net.resolver import SHORTEST_TTL, Addresses
+from apigw.upstream.discovery.dns import Lookups
 from apigw.upstream.discovery.source import Source, Unusable
 from apigw.upstream.target_spec import SourceSpec, TargetSpec
+
+LONGEST_LOOKUP = 1.0
+"""Seconds that the targets wait for the addresses of one of their hosts."""
 
 
 class SRVSource(Source):
     """The services of one name."""
 
-    def __init__(self, spec: SourceSpec, reactor: IReactorTime, interval: float, resolver: Any) -> None:
+    def __init__(self, spec: SourceSpec, reactor: IReactorTime, interval: float, lookups: Lookups) -> None:
         super().__init__(spec, reactor, interval)
-        self._resolver = resolver
+        self._lookups = lookups
 
     async def look(self) -> tuple[Sequence[TargetSpec] | None, float]:
         spec = self.spec
-        answer, _, _ = await self._resolver.lookupService(spec.where, TIMEOUTS)
-        records = [record for record in answer if record.type == dns.SRV]
+        records, wait = await self._lookups.services(spec.where)
         # RFC 2782: a single record for the root says that there is no such service.
-        services = [record for record in records if record.payload.target.name != b"." and record.payload.target.name]
+        services = [record for record in records if record.target.name not in {b"", b"."}]
         if not services:
             raise Unusable(f"{spec.where} has no service")
-        first = min(record.payload.priority for record in services)
+        first = min(record.priority for record in services)
         found: dict[str, TargetSpec] = {}
-        seen = list(records)
+        hosts = {record.target.name.decode("latin-1").lower() for record in services}
+        known, wait = await self._addresses(hosts, wait)
         for record in services:
-            payload = record.payload
-            host = payload.target.name.decode()
-            for address, address_record in await addresses(self._resolver, host):
-                seen.append(address_record)
+            host = record.target.name.decode("latin-1").lower()
+            for address in known.get(host, ()):
                 target = TargetSpec(
                     spec.scheme,
                     address,
-                    payload.port,
-                    weight=min(max(payload.weight, 1) * spec.weight, 65535),
-                    backup=spec.backup or payload.priority > first,
+                    record.port,
+                    weight=min(max(record.weight, 1) * spec.weight, 65535),
+                    backup=spec.backup or record.priority > first,
                     found_as=host,
                 )
                 found.setdefault(target.name, target)
-        return sorted(found.values(), key=lambda target: target.name), ttl_of(seen, self.interval)
+        return sorted(found.values(), key=lambda target: target.name), wait
+
+    async def _addresses(self, hosts: set[str], wait: float) -> tuple[dict[str, Addresses], float]:
+        """
+        The addresses of those hosts that have any; a host that nobody knows does not hold up the others.
+
+        :raises Unusable: when none has any.
+        """
+        names = sorted(hosts)
+        lookups = [
+            Deferred.fromCoroutine(self._lookups.addresses(f"{name}.")).addTimeout(LONGEST_LOOKUP, self._reactor)
+            for name in names
+        ]
+        known: dict[str, Addresses] = {}
+        why = ""
+        for name, (_, answer) in zip(names, await DeferredList(lookups, consumeErrors=True), strict=True):
+            if not isinstance(answer, Failure):
+                known[name] = answer[0]
+                wait = min(wait, answer[1])
+            else:
+                why = str(answer.value) or f"{name} can't be looked up in time"
+                wait = min(wait, SHORTEST_TTL)
+        if not known:
+            raise Unusable(why)
+        return known, wait
