@@ -34,7 +34,7 @@ class BearerSettings(PolicySettings):
     """One of these must be the token's ``iss``; empty: any."""
     audience: StrList = ()
     """One of these must be in the token's ``aud``; ``*`` is any. Empty: tokens that name an audience are refused."""
-    leeway: Duration = 0.0
+    leeway: Duration = 60.0
     """By how much clocks may differ when ``exp``, ``nbf`` and ``iat`` are checked."""
     require: StrList = ()
     """Claims that must be there."""

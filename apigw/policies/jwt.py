@@ -28,7 +28,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -47,7 +47,15 @@ from apigw.policies.key_sets import (
     algorithms_of,
 )
 from apigw.policies.policy import Environment
-from apigw.policies.signed_tokens import BadToken, Parsed, check_claims, parse
+from apigw.policies.signed_tokens import (
+    MOST_AT_ONCE,
+    BadToken,
+    Parsed,
+    WrongSignature,
+    check_claims,
+    parse,
+    verified_by,
+)
 from apigw.policies.tokens import RememberedAgain
 
 Algorithm = Literal[
@@ -171,20 +179,22 @@ class JWT(BearerPolicy[Settings]):
             try:
                 parsed = parse(token, self._algorithms, self.settings.max_token_size)
                 keys = self._keys.candidates(parsed.algorithm, parsed.kid)
-                if not keys:
+                if not keys or len(keys) > MOST_AT_ONCE:
                     return self._look_again(request, value, parsed)
-                known = self._verified(value, parsed, keys)
+                generation = self._keys.generation
+                known = self._good(value, parsed.verified(keys), generation)
+            except WrongSignature as bad:
+                if self._keys.may_change:
+                    return self._look_again(request, value, parsed, generation)
+                raise self._refusal(request, str(bad)) from None
             except BadToken as bad:
                 raise self._refusal(request, str(bad)) from None
         self._let_in(request, known)
         return None
 
-    async def _look_again(self, request: Request, value: bytes, parsed: Parsed) -> None:
+    async def _look_again(self, request: Request, value: bytes, parsed: Parsed, tried: int | None = None) -> None:
         try:
-            keys = await self._keys.find(parsed.algorithm, parsed.kid)
-            if not keys:
-                raise BadToken("no key fits it")
-            caller = self._verified(value, parsed, keys)
+            caller = await self._caller_of(value, parsed, tried)
         except BadToken as bad:
             raise self._refusal(request, str(bad)) from None
         except GatewayError as error:
@@ -192,15 +202,34 @@ class JWT(BearerPolicy[Settings]):
             raise
         self._let_in(request, caller)
 
-    def _verified(self, value: bytes, parsed: Parsed, keys: list[VerifyingKey]) -> Caller:
+    async def _caller_of(self, value: bytes, parsed: Parsed, tried: int | None) -> Caller:
         """
-        Check all of a token, and remember it.
+        :param tried: the generation of which no key verified it.
+        :raises BadToken: if it can't be taken.
+        """
+        while True:
+            keys = await self._keys.find(parsed.algorithm, parsed.kid, tried)
+            if not keys:
+                if tried is None:
+                    raise BadToken("no key fits it")
+                raise WrongSignature("its signature is wrong")
+            generation = self._keys.generation
+            try:
+                claims = await verified_by(parsed, keys, self.environment)
+            except WrongSignature:
+                if tried is not None or not self._keys.may_change:
+                    raise
+                tried = generation
+            else:
+                return self._good(value, claims, generation)
+
+    def _good(self, value: bytes, claims: dict[str, Any], generation: int) -> Caller:
+        """
+        Check what a token with the right signature says, and remember it.
 
         :raises BadToken: if it can't be taken.
         """
-        generation = self._keys.generation
         settings = self.settings
-        claims = parsed.verified(keys)
         until = check_claims(
             claims,
             now=self._now(),

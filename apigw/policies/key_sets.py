@@ -5,8 +5,9 @@ A key fits certain algorithms only, by its type and curve (and its ``alg``), wha
 never taken for a shared secret, and ``none`` fits no key.
 
 A set from a URL is fetched when the gateway starts, and again ahead of its end; one fetch at a time, which all who
-need it join; a token with an unknown key id causes one, then none for ``cooldown`` unless it did bring the key, nor
-after a fetch that failed. What can't be fetched or read changes nothing: the last good set holds, also over a reload.
+need it join; a token with an unknown key id, or that no key fits by its signature, causes one, then none for
+``cooldown`` unless it did bring another key, nor after a fetch that failed. What can't be fetched or read changes
+nothing: the last good set holds, also over a reload.
 
 Not here: tokens (``jwt``).
 """
@@ -15,7 +16,8 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +55,10 @@ class _OneShotHMAC(HMACAlgorithm):
 
 VERIFIERS: dict[str, Any] = {name: each for name, each in get_default_algorithms().items() if name in ALGORITHMS}
 VERIFIERS |= {name: _OneShotHMAC(VERIFIERS[name].hash_alg) for name in HMAC}
+AT_ONCE = 32 * 1024
+"""Bytes of a set that are read at once, about 60 keys; more takes over 5 ms, and goes to a thread."""
 MOST_KEYS = 1000
 """Keys taken of one set; the largest public providers have under 50."""
-MOST_TRIED = 8
-"""Keys tried for one token: a set with more keys of one kind and no key ids is refused the rest."""
 
 
 class NoKeys(GatewayFault):
@@ -72,11 +74,18 @@ class VerifyingKey:
     One key.
 
     :ivar algorithms: what it may verify. :ivar material: as PyJWT's algorithms take it. :ivar kid: its id, or None.
+    :ivar number: the bytes of the material, by which keys are compared.
     """
 
     algorithms: frozenset[str]
-    material: Any
+    material: Any = field(compare=False)
     kid: str | None = None
+    number: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        material = self.material
+        number = material if isinstance(material, bytes) else _public_bytes(material)
+        object.__setattr__(self, "number", number)
 
 
 def algorithms_of(material: Any) -> frozenset[str]:
@@ -191,7 +200,10 @@ class KeySet:
     Keys by algorithm and key id.
 
     :ivar generation: changes when the keys do; what was verified by an earlier one is verified again.
+    :cvar may_change: whether ``find`` can bring keys that are not known yet.
     """
+
+    may_change = False
 
     def __init__(self, keys: Sequence[VerifyingKey] = ()) -> None:
         self.generation = 0
@@ -200,16 +212,10 @@ class KeySet:
         self._replace(keys)
 
     def _replace(self, keys: Sequence[VerifyingKey]) -> None:
-        if [self._identity(key) for key in keys] != [self._identity(key) for key in self.keys]:
+        if keys != self.keys:
             self.keys = list(keys)
             self._fitting.clear()
             self.generation += 1
-
-    @staticmethod
-    def _identity(key: VerifyingKey) -> tuple[Any, ...]:
-        material = key.material
-        numbers = material if isinstance(material, bytes) else _public_bytes(material)
-        return key.kid, key.algorithms, numbers
 
     def candidates(self, algorithm: str, kid: str | None) -> list[VerifyingKey]:
         """The keys that may have signed. Several may have one id; keys without an id fit any."""
@@ -220,14 +226,18 @@ class KeySet:
             key
             for key in self.keys
             if algorithm in key.algorithms and (kid is None or key.kid is None or key.kid == kid)
-        ][:MOST_TRIED]
+        ]
         if fitting and len(self._fitting) < MOST_KEYS:  # made-up ids fit keys without one, too
             self._fitting[algorithm, kid] = fitting
         return fitting
 
-    async def find(self, algorithm: str, kid: str | None) -> list[VerifyingKey]:
-        """The same, after having looked again for a key that is not known."""
-        return self.candidates(algorithm, kid)
+    async def find(self, algorithm: str, kid: str | None, tried: int | None = None) -> list[VerifyingKey]:
+        """
+        The same, after having looked again for a key that is not known.
+
+        :param tried: the generation of which no key verified the token: keys of a later one, or none.
+        """
+        return self.candidates(algorithm, kid) if self.generation != tried else []
 
     def take_over(self, former: KeySet) -> None:
         """Begin with what ``former``, which this one replaces at a reload, has fetched."""
@@ -269,9 +279,11 @@ class RemoteKeySet(KeySet):
     A key set behind a URL.
 
     :param refresh: seconds from one fetch to the next; a shorter ``max-age`` of the answer counts (at least 30 s).
-    :param cooldown: seconds after a fetch for an unknown key id in which there is no other such fetch.
+    :param cooldown: seconds after a fetch for an unknown key in which there is no other such fetch.
     :param timeout: seconds for a fetch.
     """
+
+    may_change = True
 
     def __init__(self, url: str, environment: Environment, *, refresh: float, cooldown: float, timeout: float) -> None:
         self._url = url
@@ -288,11 +300,11 @@ class RemoteKeySet(KeySet):
         self._stopped = False
         super().__init__()
 
-    async def find(self, algorithm: str, kid: str | None) -> list[VerifyingKey]:
+    async def find(self, algorithm: str, kid: str | None, tried: int | None = None) -> list[VerifyingKey]:
         """
         :raises NoKeys: if the key may exist, but the set can't be fetched at the moment.
         """
-        found = self.candidates(algorithm, kid)
+        found = await super().find(algorithm, kid, tried)
         clock = self._environment.clock
         while not found:
             joined = self._waiting is not None
@@ -301,13 +313,13 @@ class RemoteKeySet(KeySet):
                     break
                 self._cool_until = clock() + self._cooldown
             await self._fetched()
-            found = self.candidates(algorithm, kid)
+            found = await super().find(algorithm, kid, tried)
             if not joined:
                 if found:
                     # It was no flood: an unknown key id that turns out to be right must not hold up the next one.
                     self._cool_until = 0.0
                 break
-        if not found and self._failures:
+        if not found and self._failures and tried is None:
             wait = max(1, int(min(self._cool_until, self._next) - clock()) + 1)
             raise NoKeys("the keys can't be fetched at the moment", headers=((b"Retry-After", b"%d" % wait),))
         return found
@@ -355,7 +367,8 @@ class RemoteKeySet(KeySet):
         )
         if answer.status != 200:
             raise ValueError(f"it was answered with {answer.status}")
-        self._replace(from_jwks(answer.body, secrets=False))
+        read: Callable[[], list[VerifyingKey]] = partial(from_jwks, answer.body, secrets=False)
+        self._replace(await self._environment.call_in_thread(read) if len(answer.body) > AT_ONCE else read())
         for directive in (answer.headers.joined(b"cache-control") or b"").lower().split(b","):
             name, _, seconds = directive.strip().partition(b"=")
             if name == b"max-age" and seconds.isdigit() and len(seconds) < 10:

@@ -15,9 +15,9 @@ from twisted.internet.defer import Deferred
 from apigw.exchange.errors import GatewayError, GatewayFault
 from apigw.exchange.headers import Pair
 from apigw.exchange.responder import drive
-from apigw.policies.key_sets import ALGORITHMS, HMAC, RemoteKeySet
+from apigw.policies.key_sets import ALGORITHMS, HMAC, KeySet, RemoteKeySet
 from apigw.policies.policy import Environment
-from apigw.policies.signed_tokens import BadToken, check_claims, parse
+from apigw.policies.signed_tokens import BadToken, Parsed, WrongSignature, check_claims, parse, verified_by
 from apigw.policies.tokens import json_object
 
 _SIGNATURES = ALGORITHMS - HMAC
@@ -173,6 +173,15 @@ class Provider:
         except ValueError:
             raise unavailable() from None
 
+    async def _verified(self, keys: KeySet, parsed: Parsed) -> dict[str, Any]:
+        found = await keys.find(parsed.algorithm, parsed.kid)
+        tried = keys.generation
+        try:
+            return await verified_by(parsed, found, self._environment)
+        except WrongSignature:
+            found = await keys.find(parsed.algorithm, parsed.kid, tried)
+            return await verified_by(parsed, found, self._environment)
+
     async def id_token(self, token: object, nonce: str | None) -> dict[str, Any]:
         """
         The claims of an ID token (OpenID Connect Core 3.1.3.7).
@@ -184,8 +193,7 @@ class Provider:
             raise LoginRefused("there is no ID token")
         try:
             parsed = parse(token.encode(), _SIGNATURES, 32 * 1024)
-            keys = await self.keys.find(parsed.algorithm, parsed.kid)
-            claims = parsed.verified(keys)
+            claims = await self._verified(self.keys, parsed)
             check_claims(
                 claims,
                 now=self._environment.now(),

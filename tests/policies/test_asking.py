@@ -234,7 +234,7 @@ def test_an_active_token_passes_and_is_not_asked_about_again() -> None:
         ({"active": False}, "it is not active"),
         ({"active": "true"}, "it is not active"),
         ({}, "it is not active"),
-        (ACTIVE | {"exp": START}, "it is expired"),
+        (ACTIVE | {"exp": START - 60}, "it is expired"),
         (ACTIVE | {"aud": "other"}, "its audience is another"),
     ],
 )
@@ -255,7 +255,7 @@ def test_what_the_issuer_does_not_call_active_is_refused(answer: dict[str, Any],
 def test_an_answer_is_not_used_beyond_the_tokens_end() -> None:
     world = World()
     world.answers = lambda asked: asked.respond(json.dumps(ACTIVE | {"exp": START + 3}).encode())
-    guard = partners(world)
+    guard = partners(world, leeway=0)
     assert show(guard, "x").status == 200
     world.advance(3)
     assert show(guard, "x").status == 401

@@ -124,7 +124,7 @@ def test_the_vectors_of_the_rfcs_verify(vector: dict[str, Any]) -> None:
 def test_the_rfc_examples_with_claims_pass_until_they_end(vector: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "keys.json").write_text(json.dumps({"keys": [vector["key"]]}))
     world = World()
-    guard = policy(world, jwks=str(tmp_path / "keys.json"), issuer=["joe"])
+    guard = policy(world, jwks=str(tmp_path / "keys.json"), issuer=["joe"], leeway=0)
     assert why(guard, vector["token"]) == "it is expired"
     world.time -= START - 1_300_819_379
     assert show(guard, vector["token"]).status == 200
@@ -255,12 +255,15 @@ def test_no_token_breaks_it(noise: str, cut: int) -> None:
     ("claims", "settings", "reason"),
     [
         ({"exp": START + 1}, {}, None),
-        ({"exp": START}, {}, "it is expired"),
+        ({"exp": START - 59}, {}, None),
+        ({"exp": START - 60}, {}, "it is expired"),
+        ({"exp": START}, {"leeway": 0}, "it is expired"),
         ({"exp": START - 9}, {"leeway": 10}, None),
         ({"exp": START - 10}, {"leeway": 10}, "it is expired"),
-        ({"nbf": START + 1}, {}, "its nbf is in the future"),
+        ({"nbf": START + 60}, {}, None),
+        ({"nbf": START + 1}, {"leeway": 0}, "its nbf is in the future"),
         ({"nbf": START + 1}, {"leeway": 1}, None),
-        ({"iat": START + 60}, {}, "its iat is in the future"),
+        ({"iat": START + 61}, {}, "its iat is in the future"),
         ({"iss": "a"}, {"issuer": ["a", "b"]}, None),
         ({"iss": "c"}, {"issuer": ["a", "b"]}, "its issuer is another"),
         ({}, {"issuer": ["a"]}, "its issuer is another"),
@@ -446,7 +449,7 @@ def test_a_query_parameter_is_hidden_from_the_log_and_the_service() -> None:
 
 def test_a_remembered_token_ends_when_it_ends() -> None:
     world = World()
-    guard = policy(world)
+    guard = policy(world, leeway=0)
     token = signed({"exp": START + 10})
     assert show(guard, token).status == 200
     world.advance(9.9)

@@ -235,7 +235,9 @@ def test_two_keys_with_one_id_are_both_tried() -> None:
     world.asked[0].respond(json.dumps({"keys": [jwk("a", kid="k"), jwk("b", kid="k")]}).encode())
     assert show(policy, token("a", "k")).status == 200
     assert show(policy, token("b", "k")).status == 200
-    assert show(policy, token("c", "k")).status == 401
+    wrong = show(policy, token("c", "k"))
+    world.asked[1].respond(json.dumps({"keys": [jwk("a", kid="k"), jwk("b", kid="k")]}).encode())
+    assert wrong.status == 401
 
 
 def test_keys_for_something_else_are_left_out() -> None:
@@ -253,3 +255,76 @@ def test_a_private_key_does_not_belong_here() -> None:
     key = rsa.generate_private_key(65537, 2048)
     with pytest.raises(ValueError, match="private key"):
         from_pem(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+def without_kid(name: str) -> str:
+    return pyjwt.encode({"sub": name}, KEYS[name], "ES256")
+
+
+def many(*names: str, others: int) -> bytes:
+    """A set without key ids, in which the keys of ``names`` come last."""
+    made = [ec.generate_private_key(ec.SECP256R1()).public_key() for _ in range(others)]
+    members = [json.loads(pyjwt.algorithms.ECAlgorithm.to_jwk(key)) for key in made]
+    for name in names:
+        member = jwk(name)
+        del member["kid"]
+        members.append(member)
+    return json.dumps({"keys": members}).encode()
+
+
+@pytest.mark.parametrize("others", [0, 9, 40])
+def test_all_keys_are_tried_for_a_token_without_a_key_id(others: int) -> None:
+    world = World()
+    policy = guard(world)
+    policy.start()
+    world.asked[-1].respond(many("a", others=others))
+    assert show(policy, without_kid("a")).status == 200
+    assert show(policy, token("a", "made-up")).status == 200
+    assert world.in_threads == (2 if others >= 16 else 0)
+    assert len(world.asked) == 1
+
+
+@pytest.mark.parametrize("others", [0, 40])
+def test_a_wrong_signature_causes_one_fetch_in_each_cooldown(others: int) -> None:
+    world = World()
+    policy = guard(world, jwks_cooldown=10)
+    policy.start()
+    world.asked[-1].respond(many("a", others=others))
+    rotated = [show(policy, without_kid("b")) for _ in range(5)]
+    assert len(world.asked) == 2
+    assert show(policy, without_kid("a")).status == 200  # nobody else waits
+    world.asked[1].respond(many("b", others=others))
+    assert [outcome.status for outcome in rotated] == [200] * 5
+    world.answers = lambda asked: asked.respond(many("b", others=0))
+    for _ in range(50):
+        assert show(policy, without_kid("c")).status == 401
+    before = len(world.asked)
+    assert before <= 4
+    for _ in range(50):
+        assert show(policy, without_kid("c")).status == 401
+    assert len(world.asked) == before
+    world.advance(10)
+    assert show(policy, without_kid("c")).status == 401
+    assert len(world.asked) == before + 1
+
+
+def test_a_key_that_was_replaced_under_its_id_is_seen() -> None:
+    world = World()
+    policy = started(world, "a")
+    outcome = show(policy, token("b", "a"))
+    world.asked[1].respond(json.dumps({"keys": [jwk("b", kid="a")]}).encode())
+    assert outcome.status == 200
+
+
+def test_a_wrong_signature_is_a_401_while_the_set_is_away() -> None:
+    world = World()
+    policy = started(world, "a")
+    world.answers = lambda asked: asked.fail()
+    assert show(policy, token("b", "a")).status == 401
+
+
+def test_a_wrong_signature_is_final_where_keys_come_from_the_configuration() -> None:
+    world = World()
+    policy = JWT(Settings(secret="x" * 32), world.environment("jwt"))
+    assert show(policy, pyjwt.encode({"sub": "a"}, "y" * 32)).status == 401
+    assert world.asked == []
