@@ -235,6 +235,10 @@ def policies(configuration: Configuration) -> Iterator[Problem]:
     for policy, why in failures.items():
         if policy in configuration.written:
             yield configuration.problem(*policy, "", why)
+    for policy, built in made.items():
+        for option, what in getattr(built.policy, "warnings", ()):
+            if policy in configuration.written:
+                yield configuration.problem(*policy, option, what, warning=True)
     for section, settings in answering(configuration):
         listed = configuration.policies_of(settings)
         known = [(str(item), made[item.kind, item.name].policy) for item in listed if (item.kind, item.name) in made]

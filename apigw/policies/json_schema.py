@@ -123,21 +123,32 @@ class JSONSchema(Policy[Settings]):
         return response
 
 
+def decoded_request(data: bytes | None, codings: list[bytes], limit: int) -> bytes:
+    """
+    The content of a request without its codings.
+
+    :param data: None if it is longer than ``limit``.
+    :raises ClientFault: when it is too long, or not decodable.
+    """
+    if data is None:
+        raise BodyTooLarge(f"at most {limit} bytes of content are taken")
+    try:
+        return decoded(data, codings, limit) if codings else data
+    except CodingError as error:
+        raise refusal_of(error) from None
+
+
 def parsed_request(data: bytes | None, codings: list[bytes], limit: int, most: int) -> tuple[object, bool]:
     """
     The JSON of a request, and whether it has many values.
 
     :raises ClientFault: when it is too long, not decodable, or no JSON.
     """
-    if data is None:
-        raise BodyTooLarge(f"at most {limit} bytes of content are taken")
+    data = decoded_request(data, codings, limit)
     try:
-        data = decoded(data, codings, limit) if codings else data
         return read_judged(data, most, unique=True), has_many(data)
     except InvalidJSON as error:
         raise json_fault(error) from None
-    except CodingError as error:
-        raise refusal_of(error) from None
 
 
 def refusal(request: Request, violations: list[Violation]) -> Response | None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable
 from http.cookies import CookieError, SimpleCookie
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl
 
 from pydantic import Field
@@ -27,16 +27,17 @@ from pydantic import Field
 from apigw.config.route import Prefix
 from apigw.config.values import FilePath, Flag, Size
 from apigw.exchange.body import Body
-from apigw.exchange.errors import BodyTooLarge, ClientFault
+from apigw.exchange.errors import ClientFault
 from apigw.exchange.problem import problem
 from apigw.exchange.request import Request
 from apigw.exchange.response import Response
 from apigw.json_text import MOST_VALUES
 from apigw.policies.codings import codings_of
+from apigw.policies.forms import multipart_form, urlencoded
 from apigw.policies.gathered import gathered
-from apigw.policies.json_bodies import MANY, MostValues, NotAsDescribed, Violation, is_json
-from apigw.policies.json_schema import parsed_request
-from apigw.policies.openapi_document import Document, Operation, Parameter
+from apigw.policies.json_bodies import MANY, MostValues, NotAsDescribed, Violation
+from apigw.policies.json_schema import decoded_request, parsed_request
+from apigw.policies.openapi_document import Document, Operation, Parameter, reader_of
 from apigw.policies.policy import Environment, Policy, PolicySettings
 
 
@@ -51,6 +52,8 @@ class Settings(PolicySettings):
     """Whether paths that the document has not pass."""
     unknown_query: Flag = True
     """Whether parameters in the query that the document has not pass."""
+    unchecked: Literal["allow", "deny"] = "allow"
+    """Content with a schema that is of a type that is not looked into (XML): it passes and is counted, or gets 415."""
     max_size: Annotated[Size, Field(ge=1, le=64 << 20)] = 1 << 20
     """Bytes of content that are looked at; more is refused."""
     max_json_values: MostValues = MOST_VALUES
@@ -63,6 +66,11 @@ class OpenAPI(Policy[Settings]):
     def __init__(self, settings: Settings, environment: Environment) -> None:
         super().__init__(settings, environment)
         self.document = Document(settings.file, settings.base_path)
+        if self.document.unchecked:
+            told = "passes unchecked" if settings.unchecked == "allow" else "is refused"
+            self.warnings = [
+                ("unchecked", f"content that can't be looked into {told}: {', '.join(self.document.unchecked[:5])}")
+            ]
 
     def on_request(self, request: Request) -> Response | Awaitable[Response | None] | None:
         found = self.document.find(request.path.decode("latin-1").split("/"))
@@ -126,21 +134,34 @@ class OpenAPI(Policy[Settings]):
         if content is None:
             known = ", ".join(operation.contents)
             raise ClientFault(f"the content must be {known}", status=415, reason="media_type_refused")
-        form = kind == "application/x-www-form-urlencoded"
-        if content.schema is None or not (form or is_json(kind.encode())):
+        reader = reader_of(kind)
+        if content.schema is None or reader is None or (reader == "text" and content.is_opaque):
+            if not content.is_opaque:
+                self._unchecked(kind)
             return _refusal(request, violations)
         limit = self.settings.max_size
         data, request.body = await gathered(body, limit)
-        if data is None:
-            raise BodyTooLarge(f"at most {limit} bytes of content are taken")
         codings = codings_of(request.headers.joined(b"content-encoding"))
-        if form:
-            value: object = content.of_form(data)
-            many = data.count(b"&") > MANY
-        else:
+        if reader == "json":
             value, many = parsed_request(data, codings, limit, self.settings.max_json_values)
+        else:
+            data = decoded_request(data, codings, limit)
+            many = False
+            if reader == "text":
+                value = content.of_text(data)
+            else:
+                boundary = request.headers.get(b"content-type") if kind == "multipart/form-data" else None
+                fields = urlencoded(data) if boundary is None else multipart_form(data, boundary)
+                value, wrong = content.of_form(fields)
+                violations += [{"in": "body", **violation} for violation in wrong]
+                many = len(fields) > MANY
         violations += [{"in": "body", **violation} for violation in content.schema.violations(value, many=many)]
         return _refusal(request, violations)
+
+    def _unchecked(self, kind: str) -> None:
+        self.environment.count("unchecked")
+        if self.settings.unchecked == "deny":
+            raise ClientFault(f"content that is {kind} can't be checked", status=415, reason="content_unchecked")
 
 
 def _checked(parameter: Parameter, value: Any) -> Iterable[Violation]:

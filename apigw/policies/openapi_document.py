@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import jsonschema_rs
 
 from apigw.config.regex import Regex
 from apigw.json_text import MOST_VALUES, InvalidJSON
-from apigw.policies.json_bodies import Schema, load_document, read_judged
+from apigw.policies.forms import Field
+from apigw.policies.json_bodies import Schema, Violation, is_json, load_document, pointer, read_judged
 
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 _URI = "urn:apigw:openapi"
@@ -23,6 +24,10 @@ _NOT_PARAMETERS = frozenset(("accept", "content-type", "authorization"))
 """Header parameters of these names are ignored, as the specification says."""
 _STYLES = {"path": ("simple", "label", "matrix"), "header": ("simple",), "cookie": ("form",)}
 _QUERY_STYLES = {"form": ",", "spaceDelimited": " ", "pipeDelimited": "|", "deepObject": ""}
+_SAYS_NOTHING = frozenset(
+    ("type", "format", "title", "description", "example", "examples", "deprecated", "contentMediaType")
+)
+"""Words of a schema that every string fits, ``format`` if it is ``binary``."""
 _INTEGER = re.compile(r"-?[0-9]{1,400}")
 _NUMBER = re.compile(r"-?[0-9]{1,300}(\.[0-9]{1,300})?([eE][+-]?[0-9]{1,3})?")
 
@@ -32,6 +37,7 @@ class Document:
     The document at ``path``.
 
     :param base: what stands before its paths; None: the path of the first of its servers.
+    :ivar unchecked: content that is described, but of a type that is not looked into: method, path and type of each.
     :raises ValueError: when it can't be used, with one sentence.
     """
 
@@ -48,6 +54,7 @@ class Document:
             servers = self._root.get("servers") or [{}]
             base = urlsplit(re.sub(r"\{[^}]*\}", "x", str(servers[0].get("url", "/")))).path
         self.paths: list[PathItem] = []
+        self.unchecked: list[str] = []
         for template, item in (self._root.get("paths") or {}).items():
             where = f"{path}: {template}"
             try:
@@ -131,6 +138,8 @@ class Document:
             return {}
         kinds = schema.get("type", ())
         shape: dict[str, Any] = {"types": {kinds} if isinstance(kinds, str) else set(kinds)}
+        says = schema.keys() - _SAYS_NOTHING
+        shape["is_opaque"] = not says and kinds in ((), "string") and schema.get("format", "binary") == "binary"
         if "items" in schema and isinstance(schema["items"], dict):
             shape["items"] = {"types": self._types(schema["items"])}
         if isinstance(schema.get("properties"), dict):
@@ -168,7 +177,10 @@ class Document:
                 if "schema" in content:
                     schema = self._schema((*where, "content", kind, "schema"))
                     shape = self._shape(content["schema"])
-                contents[kind.lower().partition(";")[0].strip()] = Content(schema, shape)
+                media = kind.lower().partition(";")[0].strip()
+                found = contents[media] = Content(schema, shape, content.get("encoding") or {})
+                if not found.is_opaque and reader_of(media) is None:
+                    self.unchecked.append(f"{pointer[-1].upper()} {pointer[1]}: {media}")
         return Operation(list(parameters.values()), contents, body_required=required)
 
 
@@ -226,24 +238,68 @@ class PathItem:
         return dict(zip(self._names, values, strict=True))
 
 
+def reader_of(kind: str) -> str | None:
+    """How content of a media type is looked into; None for one that is not."""
+    if is_json(kind.encode()):
+        return "json"
+    if kind in {"application/x-www-form-urlencoded", "multipart/form-data"}:
+        return "form"
+    if kind.startswith("text/") and kind not in {"text/xml", "text/*"} and not kind.endswith("+xml"):
+        return "text"
+    return None
+
+
 class Content:
-    """One type of content: its schema, if it has one."""
+    """
+    One type of content.
 
-    def __init__(self, schema: Schema | None, shape: dict[str, Any]) -> None:
+    :ivar schema: if it has one. :ivar is_opaque: every content is as described, whatever is in it.
+    """
+
+    def __init__(self, schema: Schema | None, shape: dict[str, Any], encoding: dict[str, Any]) -> None:
         self.schema = schema
+        self.is_opaque = schema is None or shape.get("is_opaque", False)
         self._shape = shape
+        self._encoding = encoding
 
-    def of_form(self, data: bytes) -> dict[str, Any]:
-        """The object that a form stands for."""
+    def of_text(self, data: bytes) -> Any:
+        """The value of a text."""
+        return coerced(data.decode("utf-8", "replace"), self._shape)
+
+    def of_form(self, fields: list[Field]) -> tuple[dict[str, Any], list[Violation]]:
+        """The object of a form's fields, and what is wrong with the fields themselves."""
         made: dict[str, Any] = {}
+        wrong: list[Violation] = []
         properties = self._shape.get("properties", {})
-        for name, text in parse_qsl(data.decode("utf-8", "replace"), keep_blank_values=True):
-            shape = properties.get(name, {})
+        for field in fields:
+            shape = properties.get(field.name, {})
+            if not self._takes(field):
+                wrong.append({"pointer": pointer([field.name]), "message": f"it must not be {field.kind}"})
             if "array" in shape.get("types", ()):
-                made.setdefault(name, []).append(coerced(text, shape["items"]))
+                made.setdefault(field.name, []).append(_value(field, shape["items"]))
+            elif field.name in made:
+                wrong.append({"pointer": pointer([field.name]), "message": "it is there more than once"})
             else:
-                made[name] = coerced(text, shape)
-        return made
+                made[field.name] = _value(field, shape)
+        return made, wrong
+
+    def _takes(self, field: Field) -> bool:
+        """Whether the field's media type is one of those that ``encoding`` lists."""
+        listed = self._encoding.get(field.name) if field.kind else None
+        if not isinstance(listed, dict) or not isinstance(listed.get("contentType"), str):
+            return True
+        kinds = {each.partition(";")[0].strip().lower() for each in listed["contentType"].split(",")}
+        return not kinds.isdisjoint({field.kind, field.kind.partition("/")[0] + "/*", "*/*"})
+
+
+def _value(field: Field, shape: dict[str, Any]) -> Any:
+    """The value of a form's field. What is binary is a string with a character for each byte."""
+    types = shape.get("types", ())
+    if is_json(field.kind.encode()) or ("object" in types and "string" not in types):
+        return _json(field.content.decode("utf-8", "replace"))
+    if field.is_file or (field.kind and not field.kind.startswith("text/")):
+        return field.content.decode("latin-1")
+    return coerced(field.content.decode("utf-8", "replace"), shape)
 
 
 class Operation:

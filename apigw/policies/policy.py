@@ -173,6 +173,7 @@ class Policy(Generic[S]):
         lower case. :cvar credential_headers: request fields in which it looks for a credential. An instance may set
         both; an item of a batch can set neither.
     :cvar gives_cookies: whether it gives clients cookies, by ``exchange.cookies.give``.
+    :ivar warnings: what ``apigw check`` says about it: option and words.
     :ivar in_shadow: whether it is only tried: what passes is to stay as it is.
     """
 
@@ -182,6 +183,7 @@ class Policy(Generic[S]):
     gives_cookies: bool = False
     identity_headers: frozenset[bytes] = frozenset()
     credential_headers: frozenset[bytes] = frozenset()
+    warnings: Sequence[tuple[str, str]] = ()
 
     def __init__(self, settings: S, environment: Environment) -> None:
         self.settings = settings

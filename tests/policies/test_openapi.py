@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from apigw import cli
 from apigw.policies import openapi
 from tests.policies.surroundings import Outcome, World, request, run
 from tests.policies.test_answers import make
@@ -176,3 +178,136 @@ def test_styles_of_path_parameters(tmp_path: Path, style: str, schema: str, good
     policy = make(openapi, "OpenAPI", file=str(tmp_path / "api.yaml"))
     assert run(policy, request(path=f"/a/{good}")).status == 200
     assert run(policy, request(path=f"/a/{bad}")).reason == "schema_violated"
+
+
+UPLOADS = """
+openapi: 3.1.0
+paths:
+  /upload:
+    post:
+      requestBody:
+        content:
+          multipart/form-data:
+            schema:
+              type: object
+              required: [count, photo]
+              additionalProperties: false
+              properties:
+                count: {type: integer, minimum: 1}
+                tags: {type: array, items: {type: string, minLength: 2}}
+                about: {type: object, required: [name]}
+                photo: {type: string, maxLength: 8}
+                note: {type: string}
+            encoding:
+              photo: {contentType: "image/png, image/jpeg"}
+          application/x-www-form-urlencoded: {schema: {type: object, properties: {n: {type: integer}}}}
+          text/plain: {schema: {type: string, maxLength: 4}}
+          application/xml: {schema: {type: object}}
+          application/octet-stream: {schema: {type: string, format: binary}}
+          image/*: {}
+      responses: {}
+"""
+PHOTO = ("photo", b"\x89PNG\xff", "; filename=a.png", "image/png")
+FORM = "multipart/form-data; boundary=X"
+
+
+def parts(*fields: tuple[str, ...] | tuple[str, bytes] | tuple[str, bytes, str, str]) -> bytes:
+    made = b""
+    for name, value, *more in fields:
+        extra, kind = more or ("", "")
+        made += f'--X\r\nContent-Disposition: form-data; name="{name}"{extra}\r\n'.encode()
+        made += (f"Content-Type: {kind}\r\n".encode() if kind else b"") + b"\r\n"
+        made += (value if isinstance(value, bytes) else value.encode()) + b"\r\n"
+    return made + b"--X--\r\n"
+
+
+def uploaded(tmp_path: Path, body: bytes, kind: str, world: World | None = None, **options: Any) -> Outcome:
+    (tmp_path / "uploads.yaml").write_text(UPLOADS)
+    policy = make(openapi, "OpenAPI", world, file=str(tmp_path / "uploads.yaml"), **options)
+    headers = {"content-type": kind}
+    if kind.endswith("; gzip"):
+        headers = {"content-type": kind.removesuffix("; gzip"), "content-encoding": "gzip"}
+    return run(policy, request("POST", "/upload", headers=headers, body=body))
+
+
+def test_the_parts_of_a_form_are_checked(tmp_path: Path) -> None:
+    good = parts(("count", "3"), ("tags", "aa"), ("tags", "bb"), ("about", '{"name": "x"}'), PHOTO)
+    outcome = uploaded(tmp_path, good, FORM)
+    assert (outcome.status, content(outcome)) == (200, good)
+    assert uploaded(tmp_path, gzip.compress(good), FORM + "; gzip").status == 200
+
+
+@pytest.mark.parametrize(
+    ("fields", "where"),
+    [
+        ([("count", "0"), PHOTO], ["/count"]),
+        ([("count", "x"), PHOTO], ["/count"]),
+        ([("count", "1")], [""]),
+        ([("count", "1"), ("tags", "a"), PHOTO], ["/tags/0"]),
+        ([("count", "1"), ("about", "{}"), PHOTO], ["/about"]),
+        ([("count", "1"), ("about", "no JSON"), PHOTO], ["/about"]),
+        ([("count", "1"), ("about", "[]", "", "application/json"), PHOTO], ["/about"]),
+        ([("count", "1"), ("more", "x"), PHOTO], [""]),
+        ([("count", "1"), ("count", "0"), PHOTO], ["/count"]),
+        ([("count", "1"), ("photo", b"x" * 9, "; filename=a", "image/png")], ["/photo"]),
+        ([("count", "1"), ("photo", b"x", "; filename=a", "text/html")], ["/photo"]),
+    ],
+)
+def test_what_is_wrong_in_a_form_is_told(tmp_path: Path, fields: list[Any], where: list[str]) -> None:
+    outcome = uploaded(tmp_path, parts(*fields), FORM)
+    assert [pointer for _, _, pointer in violations(outcome)] == where
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "reason"),
+    [
+        (parts(PHOTO)[:-8], FORM, "form_invalid"),
+        (b"", FORM, "form_invalid"),
+        (parts(PHOTO), "multipart/form-data", "form_invalid"),
+        (parts(PHOTO), "multipart/form-data; boundary=Y", "form_invalid"),
+        (b"--X\r\nContent-Type: text/plain\r\n\r\na\r\n--X--\r\n", FORM, "form_invalid"),
+        (parts(*[("note", "x")] * 300), FORM, "form_too_large"),
+        (parts(("note", "x", "; a=" + "y" * 5000, "text/plain")), FORM, "form_too_large"),
+        (b"n=1&" * 2000, "application/x-www-form-urlencoded", "form_too_large"),
+        (parts(("note", b"x" * 2_000_000)), FORM, "body_too_large"),
+    ],
+    ids=range(9),
+)
+def test_forms_that_are_malformed_or_too_large(tmp_path: Path, body: bytes, kind: str, reason: str) -> None:
+    outcome = uploaded(tmp_path, body, kind)
+    assert (outcome.reason, outcome.passed) == (reason, [])
+    assert outcome.status in {400, 413}
+
+
+def test_a_form_in_a_coding_is_decoded_and_a_field_twice_is_refused(tmp_path: Path) -> None:
+    form = "application/x-www-form-urlencoded"
+    assert uploaded(tmp_path, gzip.compress(b"n=x"), form + "; gzip").reason == "schema_violated"
+    assert uploaded(tmp_path, gzip.compress(b"n=1"), form + "; gzip").status == 200
+    assert violations(uploaded(tmp_path, b"n=1&n=x", form)) == [("body", "", "/n")]
+
+
+def test_text_is_checked(tmp_path: Path) -> None:
+    assert uploaded(tmp_path, b"four", "text/plain; charset=utf-8").status == 200
+    assert violations(uploaded(tmp_path, b"five!", "text/plain")) == [("body", "", "")]
+
+
+def test_what_cannot_be_looked_into_is_counted_or_refused(tmp_path: Path) -> None:
+    world = World()
+    assert uploaded(tmp_path, b"<a/>", "application/xml", world).status == 200
+    assert world.counts == {"unchecked": 1}
+    refused = uploaded(tmp_path, b"<a/>", "application/xml", world, unchecked="deny")
+    assert (refused.status, refused.reason) == (415, "content_unchecked")
+    for kind in ("application/octet-stream", "image/png"):
+        assert uploaded(tmp_path, b"x", kind, world, unchecked="deny").status == 200
+    assert world.counts == {"unchecked": 2}
+
+
+def test_the_check_warns_of_what_cannot_be_looked_into(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "uploads.yaml").write_text(UPLOADS)
+    (tmp_path / "gw.ini").write_text(
+        "[openapi x]\nfile = uploads.yaml\n[route a]\npath = /\nrespond = 200\npolicies = openapi x\n"
+    )
+    cli.main(["check", str(tmp_path / "gw.ini")])
+    told = capsys.readouterr()
+    words = "content that can't be looked into passes unchecked: POST /upload: application/xml"
+    assert words in told.out + told.err
