@@ -44,11 +44,13 @@ class Options(usage.Options):
         if not isinstance(reactor, AsyncioSelectorReactor):
             _end(f"apigw runs on the uvloop reactor, not on {type(reactor).__name__}: use twistd without --reactor")
         from apigw.gateway.catalogue import load
+        from apigw.gateway.turns import uncollected
 
         # twistd changes the folder before the service starts.
         self["config"] = os.path.abspath(self["config"])
         try:
-            self.configuration = load(self["config"])
+            with uncollected():
+                self.configuration = load(self["config"])
         except ConfigurationError as error:
             _end(str(error))
         if not self.configuration.listens and self.configuration.admin is None:
@@ -58,6 +60,7 @@ class Options(usage.Options):
 def makeService(options: Options) -> IService:
     """Give the gateway as a service that is not started: there is no loop yet, and a fork may come."""
     from apigw.gateway.service import make_service
+    from apigw.gateway.turns import uncollected
 
     sys.excepthook = _say_what_is_in_the_way
     twistd: Mapping[str, object] = options.parent or {}
@@ -66,7 +69,8 @@ def makeService(options: Options) -> IService:
     if daemon and messages is None and options.configuration.gateway.access_log == "-":
         print("requests are not logged: this daemon has no standard output; set [gateway] access_log", file=sys.stderr)
     try:
-        return make_service(options.configuration, messages, daemon=daemon)
+        with uncollected():
+            return make_service(options.configuration, messages, daemon=daemon)
     except OSError as error:
         _end(f"the log {messages} can't be opened: {error.strerror}")
     except ValueError as error:

@@ -59,7 +59,7 @@ class InnerRequest(Request):
 class Batch:
     """The responder. It can answer as soon as it knows all routes, by ``use``."""
 
-    route: Responder
+    route: Callable[[], Responder]
     normalise: Normalise
     finished: Finished
     callers: Callers
@@ -70,13 +70,13 @@ class Batch:
         self.clock = wheel.clock
         self.deadlines = Deadlines(wheel, settings.timeout)
 
-    def use(self, route: Responder, normalise: Normalise, finished: Finished, callers: Callers) -> None:
+    def use(self, route: Callable[[], Responder], normalise: Normalise, finished: Finished, callers: Callers) -> None:
         """
         Ask these routes.
 
-        :param route: answers a request as the whole gateway would. :param normalise: brings a path into the form that
-            it wants. :param finished: is told of each request when it is over: the status of its answer, the bytes of
-            its content, and the time. :param callers: the fields that say who a caller is.
+        :param route: gives what answers a request as the whole gateway does. :param normalise: brings a path into the
+            form that it wants. :param finished: is told of each request when it is over: the status of its answer, the
+            bytes of its content, and the time. :param callers: the fields that say who a caller is.
         """
         self.route = route
         self.normalise = normalise
@@ -88,9 +88,10 @@ class Batch:
         if isinstance(request, InnerRequest):
             done(problem(request, ClientFault("a batch has no batches within it", reason="batch_nested")))
             return
+        route = self.route()  # all items go by the configuration that the batch came in by
         cancel = drive(
             self._items(request),
-            lambda asked: _Work(self, request, *asked, done).start(),
+            lambda asked: _Work(self, request, *asked, done, route=route).start(),
             lambda error: done(failed(request, error)),
         )
         if cancel is not None:
@@ -116,8 +117,11 @@ class Batch:
 class _Work:
     """A batch being worked on."""
 
-    def __init__(self, batch: Batch, request: Request, items: list[Item], deadlines: Deadlines, done: Done) -> None:
+    def __init__(
+        self, batch: Batch, request: Request, items: list[Item], deadlines: Deadlines, done: Done, *, route: Responder
+    ) -> None:
         self._batch = batch
+        self._route = route
         self._deadlines = deadlines
         self._request = request
         self._items = items
@@ -191,7 +195,7 @@ class _Work:
             self._answered(item, problem(collecting.request, error), None)
             return
         try:
-            self._batch.route(collecting.request, collecting.answered)
+            self._route(collecting.request, collecting.answered)
         except Exception as error:
             if item in self._running:
                 self._answered(item, failed(collecting.request, error), None)

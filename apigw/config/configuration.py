@@ -6,6 +6,7 @@ Not here: how it was found to be (``load``).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
@@ -38,6 +39,7 @@ class Configuration:
     :ivar contents: of the files that were read, for building: what was checked is what is used.
     :ivar named: names that sections name, by the role of what they name (``policy``, ``upstream``).
     :ivar drafts: while mistakes are sought: sections with some, without the options at fault.
+    :ivar worked_out: what one check worked out, for others and for those who use the configuration.
     """
 
     path: str
@@ -52,6 +54,7 @@ class Configuration:
     named: Mapping[str, frozenset[str]] = field(default_factory=dict, repr=False)
     drafts: Mapping[str, Mapping[str, Settings]] = field(default_factory=dict, repr=False)
     contents: Contents = field(default_factory=Contents, repr=False, compare=False)
+    worked_out: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def of(self, kind: str) -> Mapping[str, Any]:
         """All sections of a kind by name, in file order."""
@@ -64,7 +67,7 @@ class Configuration:
     @property
     def gateway(self) -> GatewaySettings:
         """``[gateway]``, or its defaults."""
-        return cast("GatewaySettings", self.of("gateway").get("") or self.kinds["gateway"].settings())
+        return cast("GatewaySettings", self.of("gateway").get("") or _default(self.kinds["gateway"].settings))
 
     @property
     def admin(self) -> AdminSettings | None:
@@ -79,7 +82,7 @@ class Configuration:
     @property
     def defaults(self) -> DefaultsSettings:
         """``[defaults]``, or an empty one."""
-        return cast("DefaultsSettings", self.of("defaults").get("") or DefaultsSettings())
+        return cast("DefaultsSettings", self.of("defaults").get("") or _default(DefaultsSettings))
 
     @property
     def listens(self) -> Mapping[str, ListenSettings]:
@@ -111,10 +114,13 @@ class Configuration:
         :param settings: of the route, or of whatever else answers; it may have neither option.
         """
         listed: tuple[PolicyReference, ...] = getattr(settings, "policies", ())
+        defaults = self.defaults
+        auth = getattr(settings, "auth", None) or defaults.auth
         removed = [item for item in listed if item.removed]
-        run = [item for item in self.defaults.policies if not any(takes_out(each, item) for each in removed)]
+        if not (removed or defaults.policies or auth):
+            return listed
+        run = [item for item in defaults.policies if not any(takes_out(each, item) for each in removed)]
         run += [item for item in listed if not item.removed]
-        auth = getattr(settings, "auth", None) or self.defaults.auth
         if auth is not None and auth != ANYBODY:
             run.insert(1 + max((at for at, item in enumerate(run) if item.kind == "cors"), default=-1), auth)
         return tuple(run)
@@ -144,6 +150,12 @@ class Configuration:
             what, expected, hint = f"`{section.options[option].value.shown}` has a value that can't be taken", "", ""
         severity: Literal["error", "warning"] = "warning" if warning else "error"
         return Problem(*self.place(kind, name, option or None), title, option, what, expected, hint, severity)
+
+
+@functools.cache
+def _default(settings: type[Settings]) -> Settings:
+    """What holds where there is no such section; nothing changes it, so one is enough."""
+    return settings()
 
 
 def takes_out(removal: PolicyReference, default: PolicyReference) -> bool:

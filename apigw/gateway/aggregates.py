@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+from weakref import ref
 
 from apigw.aggregation.aggregate import Aggregate, aggregate
-from apigw.aggregation.batch import Batch, Finished
+from apigw.aggregation.batch import Batch
 from apigw.aggregation.batch_items import Callers
 from apigw.aggregation.plan import mistakes
 from apigw.aggregation.python_class import PythonAggregate
@@ -52,20 +53,27 @@ def batch_route(settings: Any, route: Any, shared: Shared, upstreams: Any) -> Re
     return Batch(settings, shared.wheel)
 
 
-def show_tree(
-    responders: Iterable[Responder], root: GatewayResource, finished: Finished, policies: Iterable[Any]
-) -> None:
+def show_tree(responders: Iterable[Responder], root: GatewayResource, shared: Shared, policies: Iterable[Any]) -> None:
     """
     Let batches ask all routes; each request of one is counted and logged like any other.
 
     :param policies: all policies, which know the fields that say who a caller is.
     """
+    batches = [responder for responder in responders if isinstance(responder, Batch)]
+    if not batches:
+        return
+    # The tree holds the batch; what is held in a circle would not go with the last request to it.
+    tree = ref(root)
+
+    def route() -> Responder:
+        mine = tree() or shared.root
+        assert mine is not None
+        return mine.route
+
     policies = list(policies)
-    identity = _fields(policies, "identity_headers")
-    credentials = _fields(policies, "credential_headers")
-    for responder in responders:
-        if isinstance(responder, Batch):
-            responder.use(root.route, root.normalise, finished, Callers(identity, credentials))
+    callers = Callers(_fields(policies, "identity_headers"), _fields(policies, "credential_headers"))
+    for batch in batches:
+        batch.use(route, root.normalise, shared.finished, callers)
 
 
 def tell_identity(responder: Responder, policies: Iterable[Any]) -> None:
@@ -82,15 +90,19 @@ def keep_answers(
     former: Mapping[str, Responder], responders: Mapping[str, Responder], old: Configuration, new: Configuration
 ) -> None:
     """Let aggregates go on with the answers that they kept before a reload, where nothing changed for them."""
-
-    def same(name: str) -> bool:
-        if name in new.upstreams:
-            return bool(old.upstreams.get(name) == new.upstreams[name])
-        split = new.of("split").get(name)
-        return bool(split == old.of("split").get(name)) and all(same(each) for each in getattr(split, "upstreams", ()))
-
-    unchanged = {name for name in (*new.upstreams, *new.of("split")) if same(name)}
+    if not any(isinstance(responder, Aggregate) for responder in responders.values()):
+        return
+    unchanged = {name for name in (*new.upstreams, *new.of("split")) if _same(name, old, new)}
     for name, responder in responders.items():
         before = former.get(name)
         if isinstance(responder, Aggregate) and isinstance(before, Aggregate):
             responder.place.take_over(before.place, unchanged)
+
+
+def _same(name: str, old: Configuration, new: Configuration) -> bool:
+    if name in new.upstreams:
+        return bool(old.upstreams.get(name) == new.upstreams[name])
+    split = new.of("split").get(name)
+    return bool(split == old.of("split").get(name)) and all(
+        _same(each, old, new) for each in getattr(split, "upstreams", ())
+    )

@@ -10,7 +10,7 @@ Not here: listeners and life cycle (``service``), one upstream (``clusters``), o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,15 +19,16 @@ from twisted.internet.defer import Deferred, gatherResults
 from apigw.config.configuration import Configuration
 from apigw.exchange.responder import Responder
 from apigw.gateway.aggregates import aggregate_route, batch_route, keep_answers, show_tree, tell_identity
-from apigw.gateway.clusters import build_upstream
+from apigw.gateway.clusters import Upstream, build_upstream
 from apigw.gateway.environment import Shared
 from apigw.gateway.policies import BuiltPolicy, build_policies
-from apigw.gateway.routes import RouteFacts, mounted, rule, upstream_route
-from apigw.gateway.rules import takes_parameters
+from apigw.gateway.routes import RouteFacts, mounted, resource_of, upstream_route
+from apigw.gateway.rules import table_of, takes_parameters
+from apigw.gateway.turns import at_once
 from apigw.gateway.upstreams import Upstreams
 from apigw.observability.health import Health
 from apigw.policies.revocation import Revocations
-from apigw.routing.rule import Rule
+from apigw.routing.table import RouteTable
 from apigw.routing.tree import GatewayResource, PrefixResource
 
 
@@ -50,31 +51,54 @@ class Generation:
     resources: dict[tuple[Any, str], Responder] = field(default_factory=dict)
     aggregates: dict[str, Responder] = field(default_factory=dict)
 
+    def pieces(self) -> Generator[None, None, list[Any]]:
+        """What it consists of, in small pieces, for ``turns.release``."""
+        configuration, table = self.configuration, self.root.table
+        pieces: list[Any] = []
+        for some in (
+            self.upstreams.values(),
+            self.policies.values(),
+            self.facts,
+            self.resources.values(),
+            self.aggregates.values(),
+            (rule.value for rule in table.rules),
+            table.rules,
+            table.nodes(),
+            (each for sections in configuration.sections.values() for each in sections.values()),
+            configuration.policies.values(),
+            configuration.written.values(),
+        ):
+            for each in some:
+                pieces.append(each)
+                yield
+        return pieces
+
 
 def build(configuration: Configuration, shared: Shared, before: Generation | None) -> Generation:
+    """``build_steps``, all at once."""
+    return at_once(build_steps(configuration, shared, before))
+
+
+def build_steps(
+    configuration: Configuration, shared: Shared, before: Generation | None
+) -> Generator[None, None, Generation]:
     """
-    Make everything that ``configuration`` asks for.
+    Make everything that ``configuration`` asks for; once only, because the compiled rules that come with it go into
+    what is made. It is work in steps, for ``turns``: what is in force stays as it is all the while.
 
     :param before: the generation in force, whose unchanged parts are taken over; None at start.
     :raises ValueError: what no check of the configuration could see. ``shared.remember()`` undoes what was done so far.
     """
-    former = before.upstreams if before is not None else {}
-    upstreams = Upstreams(
-        {
-            name: build_upstream(name, settings, shared, former.get(name))
-            for name, settings in configuration.upstreams.items()
-        },
-        configuration.of("split"),
-        shared,
-    )
+    upstreams = yield from _upstreams(configuration, shared, before.upstreams if before is not None else {})
     shared.outside.upstreams = upstreams.clients
     shared.names.use(configuration.gateway.name_servers)
     policies: dict[tuple[str, str], BuiltPolicy] = {}
-    for unusable in build_policies(configuration, shared, before.policies if before else {}, policies):
-        raise unusable
+    unusable = yield from build_policies(configuration, shared, before.policies if before else {}, policies)
+    if unusable:
+        raise unusable[0]
 
     facts: list[RouteFacts] = []
-    rules: list[Rule[PrefixResource]] = []
+    tree: dict[Hashable, PrefixResource] = {}
     responders: list[Responder] = []
     resources: dict[tuple[Any, str], Responder] = {}
     aggregates: dict[str, Responder] = {}
@@ -84,6 +108,7 @@ def build(configuration: Configuration, shared: Shared, before: Generation | Non
         build_route = _ROUTES.get(kind)
         if build_route is None:
             continue
+        yield
         settings: Any = configuration.sections[kind][name]
         route = RouteFacts(kind, name, settings, configuration.origin(kind, name), shared.metrics.route(name or kind))
         responder = None
@@ -100,25 +125,41 @@ def build(configuration: Configuration, shared: Shared, before: Generation | Non
         listed = configuration.policies_of(settings) if kind != "health" else ()
         if kind == "aggregate":
             tell_identity(responder, [policies[item.kind, item.name].policy for item in listed])
-        parameters = takes_parameters(settings, configuration)
-        rules.append(
-            rule(
-                settings,
-                route,
-                responder,
-                policies=policies,
-                listed=listed,
-                order=len(rules),
-                parameters=parameters,
-                cookies=sticky,
-            )
+        tree[section] = resource_of(
+            settings,
+            route,
+            responder,
+            policies=policies,
+            listed=listed,
+            parameters=takes_parameters(settings, configuration),
+            cookies=sticky,
         )
-    root = GatewayResource(rules)
-    show_tree(responders, root, shared.finished, [built.policy for built in policies.values()])
+    table: RouteTable[PrefixResource] = table_of(configuration)
+    configuration.worked_out.clear()  # the table is this generation's own from here on
+    yield from table.use_values(tree)
+    root = GatewayResource(table)
+    yield
+    show_tree(responders, root, shared, [built.policy for built in policies.values()])
     if before is not None:
         keep_answers(before.aggregates, aggregates, before.configuration, configuration)
     revocations = shared.revocations(configuration.of("revocation").get(""))
     return Generation(configuration, upstreams, policies, root, revocations, facts, resources, aggregates)
+
+
+def _upstreams(
+    configuration: Configuration, shared: Shared, former: Mapping[str, Upstream]
+) -> Generator[None, None, Upstreams]:
+    made: dict[str, Upstream] = {}
+    moved = 0
+    for name, settings in configuration.upstreams.items():
+        before = former.get(name)
+        if before is not None and before.moves(settings):
+            moved += 1
+            if moved > MOST_MOVED:
+                before = None
+        made[name] = build_upstream(name, settings, shared, before)
+        yield
+    return Upstreams(made, configuration.of("split"), shared)
 
 
 def _health(settings: Any, route: RouteFacts, shared: Shared, upstreams: Upstreams) -> Responder:
@@ -128,6 +169,9 @@ def _health(settings: Any, route: RouteFacts, shared: Shared, upstreams: Upstrea
 
     return Health(settings.path, states, ready=lambda: shared.ready)
 
+
+MOST_MOVED = 100
+"""Upstreams that go on with other targets in one reload. Further ones are made anew, beside what is in force."""
 
 _ROUTES: dict[str, Callable[[Any, RouteFacts, Shared, Upstreams], Responder]] = {
     "route": upstream_route,

@@ -23,7 +23,8 @@ from apigw.gateway.effects import EFFECTS
 from apigw.gateway.effects.paths import meant
 from apigw.gateway.environment import Shared
 from apigw.gateway.policies import build_policies
-from apigw.gateway.rules import ANSWERING, Section, answering, rule_of
+from apigw.gateway.rules import ANSWERING, answering, rules_of, table_of
+from apigw.gateway.turns import at_once
 from apigw.net.certificate_files import CertificateError
 from apigw.net.certificates import CIPHERS
 from apigw.net.certificates import check as check_certificates
@@ -31,16 +32,18 @@ from apigw.net.sockets import impossible
 from apigw.net.tls_client import ClientTLS
 from apigw.policies.policy import order_warnings
 from apigw.routing.patterns import condition, host_pattern, path_pattern
-from apigw.routing.rule import Rule, ambiguities
-from apigw.routing.table import RouteTable
+from apigw.routing.rule import ambiguities
 from apigw.routing.target_path import compile_target
 from apigw.upstream.target_spec import SourceSpec, TargetSpec
 
 
 def wrong_patterns(configuration: Configuration) -> Iterator[Problem]:
     """Paths, hosts, conditions and target paths that don't mean anything."""
+    right = rules_of(configuration)
     for kind in ANSWERING:
         for name, settings in configuration.seen(kind).items():
+            if (kind, name) in right:
+                continue
             for option, what in _wrong(settings):
                 guess = meant(settings.path) if option == "path" else ""
                 hint = f"did you mean {guess}?" if guess else ""
@@ -83,7 +86,7 @@ def _refused(parse: Any) -> str:
 
 def ambiguous_routes(configuration: Configuration) -> Iterator[Problem]:
     """Two routes that match the same requests with equal rank; each pair is told once, at the later one."""
-    rules = _rules(configuration)
+    rules = rules_of(configuration).values()
     for first, second in ambiguities(rules):
         kind, name = first.value
         yield configuration.problem(
@@ -95,18 +98,9 @@ def ambiguous_routes(configuration: Configuration) -> Iterator[Problem]:
             hint="or give one of them a priority",
         )
     try:
-        RouteTable(rules)
+        table_of(configuration)
     except ValueError as error:
         yield Problem(configuration.path, 0, "", "", str(error))
-
-
-def _rules(configuration: Configuration) -> list[Rule[Section]]:
-    """Those that mean something; the others are ``wrong_patterns``."""
-    rules: list[Rule[Section]] = []
-    for order, (section, settings) in enumerate(answering(configuration)):
-        if not any(True for _ in _wrong(settings)):
-            rules.append(rule_of(settings, section, order, section))
-    return rules
 
 
 def certificates(configuration: Configuration) -> Iterator[Problem]:
@@ -231,7 +225,7 @@ def resources(configuration: Configuration) -> Iterator[Problem]:
 def policies(configuration: Configuration) -> Iterator[Problem]:
     """Each policy is made, and each route's order looked at: a limit by consumer before anybody is authenticated."""
     made: dict[tuple[str, str], Any] = {}
-    failures = {failure.section: str(failure) for failure in build_policies(configuration, Shared(), {}, made)}
+    failures = {failure.section: str(failure) for failure in at_once(build_policies(configuration, Shared(), {}, made))}
     for policy, why in failures.items():
         if policy in configuration.written:
             yield configuration.problem(*policy, "", why)
@@ -254,6 +248,8 @@ def policies(configuration: Configuration) -> Iterator[Problem]:
         built = made.get((auth.kind, auth.name)) if auth is not None else None
         if built is not None and not getattr(built.policy, "authenticates", False):
             yield configuration.problem(*section, "auth", f"`{auth}` does not authenticate anybody")
+    while made:  # to let go of all of them at once would hold up a gateway that loads this meanwhile
+        made.popitem()
 
 
 CHECKS = (

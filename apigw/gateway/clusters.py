@@ -178,9 +178,18 @@ class Upstream:
         if same:
             self._one_breaker = before._one_breaker
 
+    def moves(self, settings: UpstreamSettings) -> bool:
+        """Whether targets are to be looked for elsewhere."""
+        mine = self.settings
+        return (settings.targets, settings.discover, settings.discover_interval) != (
+            mine.targets,
+            mine.discover,
+            mine.discover_interval,
+        )
+
     def become(self, settings: UpstreamSettings) -> None:
         """Go on with other ``targets``, the rest being the same: those that stay keep all that they have."""
-        if settings.sources == self.settings.sources and settings.discover_interval == self.settings.discover_interval:
+        if not self.moves(settings):
             return
         self.settings = settings
         former = self.discovery

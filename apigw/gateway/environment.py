@@ -20,6 +20,7 @@ from apigw.net.timers import TICK, Wheel
 from apigw.observability.instruments import FILE_FAILURES
 from apigw.observability.metrics import Metrics
 from apigw.policies.revocation import Revocations, RevocationSettings
+from apigw.routing.tree import GatewayResource
 from apigw.stores.limits import MemoryLimits
 from apigw.stores.memory import MemoryStore
 from apigw.upstream.dialling import Dialling
@@ -35,6 +36,7 @@ class Shared:
     :ivar ready: False before the listeners are open, and while the gateway drains.
     :ivar ticks: called with the time every quarter of a second: one timer for all who have something coarse to do.
     :ivar finished: an exchange ended: counts and logs it.
+    :ivar root: the routes in force.
     :ivar asked: the consumers and the list of revoked tokens that policies were built with.
     """
 
@@ -50,6 +52,7 @@ class Shared:
         self.files = Files(self._count_file)
         self.ready = False
         self.finished: Callable[[Request, int, int, float], None] = lambda *_: None
+        self.root: GatewayResource | None = None
         self.asked: tuple[dict[str, Any], Revocations | None] | None = None
         self._revocations: Revocations | None = None
         self._ticking: asyncio.TimerHandle | None = None

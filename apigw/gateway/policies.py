@@ -6,9 +6,10 @@ Not here: what a policy is and does (``apigw.policies``).
 
 from __future__ import annotations
 
+import functools
 import inspect
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from apigw.config import files as files_on_disk
 from apigw.config.configuration import Configuration
 from apigw.gateway.environment import Shared
 from apigw.observability.instruments import POLICY_EVENTS
+from apigw.observability.metrics import Metrics
 from apigw.policies.catalogue import POLICIES
 from apigw.policies.policy import Environment, layer
 
@@ -57,8 +59,8 @@ class BuiltPolicy:
         await _called(self.policy, "stop")
 
 
-def _count(shared: Shared, policy: str, event: str) -> None:
-    shared.metrics.counter(POLICY_EVENTS, policy, event).value += 1
+def _count(metrics: Metrics, policy: str, event: str) -> None:
+    metrics.counter(POLICY_EVENTS, policy, event).value += 1
 
 
 async def _called(policy: Any, name: str) -> None:
@@ -94,7 +96,9 @@ def secret_parameters(configuration: Configuration) -> frozenset[str]:
     The query parameters in which policies look for credentials. They are hidden in the log on all routes, and also
     where somebody else refuses the request first.
     """
-    named = (getattr(settings, "query", None) for settings in configuration.policies.values())
+    policies: list[Any] = list(configuration.policies.values())
+    kinds = {kind for kind in {type(each) for each in policies} if "query" in kind.model_fields}
+    named = [each.query for each in policies if type(each) in kinds]
     return frozenset(name for name in named if isinstance(name, str) and name)
 
 
@@ -115,31 +119,78 @@ def build_policies(
     shared: Shared,
     before: Mapping[tuple[str, str], BuiltPolicy],
     built: dict[tuple[str, str], BuiltPolicy],
-) -> list[UnusablePolicy]:
+) -> Generator[None, None, list[UnusablePolicy]]:
     """
     Make all policies of the configuration. One whose settings and files did not change stays what it was, with its
     counters; and if it asks for them, as long as the consumers and the list of revoked tokens are the same.
 
+    It is work in steps, for ``turns``.
+
     :param built: gets them, by kind and name.
     :return: those that can't be made.
     """
-    consumers = dict(configuration.of("consumer"))
-    revocations = shared.revocations(configuration.of("revocation").get(""))
-    unchanged = shared.asked == (consumers, revocations)
+    maker = _Maker(configuration, shared, before, built)
+    unusable: dict[tuple[str, str], UnusablePolicy] = {}
+    for reference in configuration.policies:
+        if reference[0] in POLICIES:
+            try:
+                maker.made(*reference)
+            except UnusablePolicy as error:
+                unusable.setdefault(error.section, error)
+        yield
+    shared.asked = (maker.consumers, maker.revocations)
+    maker.end()
+    return list(unusable.values())
 
-    def policy(kind: str, name: str) -> Any:
+
+class _Maker:
+    """
+    Makes the policies of one configuration. Policies hold on to it by ``Environment.policy``, so it lets go of
+    everything at its end: one that stays over many reloads must not keep all that there was before.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        shared: Shared,
+        before: Mapping[tuple[str, str], BuiltPolicy],
+        built: dict[tuple[str, str], BuiltPolicy],
+    ) -> None:
+        self._wanted = configuration.policies
+        self._before = before
+        self._built: dict[tuple[str, str], BuiltPolicy] = built
+        self._shared = shared
+        self._loggers: dict[str, Logger] = {}
+        self.consumers = dict(configuration.of("consumer"))
+        self.revocations = shared.revocations(configuration.of("revocation").get(""))
+        self._unchanged = shared.asked == (self.consumers, self.revocations)
+
+    def end(self) -> None:
+        self._wanted = {}
+        self._before = self._built = {}
+
+    def policy(self, kind: str, name: str) -> Any:
+        """:raises LookupError: there is none; or all are made, and it is too late to ask."""
+        return self.made(kind, name).policy
+
+    def made(self, kind: str, name: str) -> BuiltPolicy:
         reference = (kind, name)
-        if reference not in built:
-            built[reference] = make(kind, name, configuration.policies[reference])
-        return built[reference].policy
+        found = self._built.get(reference)
+        if found is None:
+            found = self._built[reference] = self._make(kind, name, self._wanted[reference])
+        return found
 
-    def make(kind: str, name: str, settings: Any) -> BuiltPolicy:
-        former = before.get((kind, name))
+    def _make(self, kind: str, name: str, settings: Any) -> BuiltPolicy:
+        former = self._before.get((kind, name))
         if former is not None and former.settings == settings and former.files == _states(former.files):
             # `auth` has no state of its own, and holds on to others that may have changed.
             asks = former.policy.authenticates or kind == "python"
-            if kind != "auth" and (unchanged or not asks):
+            if kind != "auth" and (self._unchanged or not asks):
                 return former
+        shared = self._shared
+        logger = self._loggers.get(kind)
+        if logger is None:
+            logger = self._loggers[kind] = Logger(namespace=f"apigw.policies.{kind}")
         environment = Environment(
             kind=kind,
             name=name,
@@ -151,11 +202,11 @@ def build_policies(
             limits=shared.limits,
             files=shared.files,
             call_in_thread=deferToThread,
-            policy=policy,
-            log=Logger(namespace=f"apigw.policies.{kind}"),
-            count=lambda event: _count(shared, f"{kind} {name}".rstrip(), event),
-            consumers=consumers,
-            revocations=revocations,
+            policy=self.policy,
+            log=logger,
+            count=functools.partial(_count, shared.metrics, f"{kind} {name}".rstrip()),
+            consumers=self.consumers,
+            revocations=self.revocations,
         )
         try:
             made = POLICIES[kind][1](settings, environment)
@@ -167,15 +218,3 @@ def build_policies(
             made.take_over(former.policy)
         files = {*_files(dict(settings)), *getattr(made, "files", ())}
         return BuiltPolicy(settings, made, layer(made, settings, environment), _states(files))
-
-    unusable: dict[tuple[str, str], UnusablePolicy] = {}
-    for (kind, name), settings in configuration.policies.items():
-        if kind not in POLICIES:
-            continue
-        try:
-            if (kind, name) not in built:
-                built[kind, name] = make(kind, name, settings)
-        except UnusablePolicy as error:
-            unusable.setdefault(error.section, error)
-    shared.asked = (consumers, revocations)
-    return list(unusable.values())

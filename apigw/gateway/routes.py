@@ -27,12 +27,11 @@ from apigw.exchange.response import Response
 from apigw.gateway.clusters import Upstream
 from apigw.gateway.environment import Shared
 from apigw.gateway.policies import BuiltPolicy
-from apigw.gateway.rules import rule_of, target_path
+from apigw.gateway.rules import target_path
 from apigw.gateway.upstreams import Upstreams
 from apigw.observability.metrics import RouteCells
 from apigw.routing.response_rewriting import Mapping as AddressMapping
 from apigw.routing.response_rewriting import rewrite_headers
-from apigw.routing.rule import Rule
 from apigw.routing.target_path import strip_bytes
 from apigw.routing.tree import PrefixResource
 from apigw.upstream.forward import RewriteHead
@@ -112,19 +111,18 @@ def mounted(settings: Any, route: RouteFacts, shared: Shared, upstreams: Upstrea
     return Mounted(resource, settings.path.removeprefix("="))
 
 
-def rule(
+def resource_of(
     settings: Any,
     route: RouteFacts,
     responder: Responder,
     *,
     policies: Mapping[tuple[str, str], BuiltPolicy],
     listed: Iterable[PolicyReference],
-    order: int,
     parameters: bool = True,
     cookies: bool = False,
-) -> Rule[PrefixResource]:
+) -> PrefixResource:
     """
-    The route's place in the tree, with its onion.
+    What the tree has of the route, with its onion.
 
     :param cookies: whether the upstreams' answers may have cookies of ours, which policies must not make public.
     """
@@ -144,14 +142,13 @@ def rule(
     total = getattr(timeout, "total", None)
     if total:
         answer = _within(total, answer)
-    resource = PrefixResource(
+    return PrefixResource(
         route,
         answer,
         preflights=any(layer.answers_preflights for layer in layers),
         encoded_slashes=getattr(settings, "allow_encoded_slashes", False),
         parameters=parameters,
     )
-    return rule_of(settings, (route.kind, route.name), order, resource)
 
 
 def _remembering(inner: Responder) -> Responder:

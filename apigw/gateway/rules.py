@@ -6,12 +6,15 @@ Not here: the responders and the tree that they end in (``routes``, ``build``).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from apigw.config.configuration import Configuration
 from apigw.config.model import Settings
-from apigw.routing.patterns import path_pattern
+from apigw.routing.patterns import PathPattern, path_pattern
 from apigw.routing.rule import Rule
+from apigw.routing.table import RouteTable
 from apigw.routing.target_path import TargetPath, compile_target
 
 V = TypeVar("V")
@@ -57,16 +60,43 @@ def answering(configuration: Configuration) -> list[tuple[Section, Settings]]:
     ]
 
 
-def target_path(settings: Any) -> TargetPath | None:
+def rules_of(configuration: Configuration) -> Mapping[Section, Rule[Section]]:
+    """The rules of all sections that mean something, with the section as value until the gateway is built."""
+    rules: dict[Section, Rule[Section]] | None = configuration.worked_out.get("rules")
+    if rules is None:
+        rules = configuration.worked_out["rules"] = {}
+        for order, (section, settings) in enumerate(answering(configuration)):
+            with suppress(ValueError):  # which is told where all patterns are looked at
+                rule = rule_of(settings, section, order, section)
+                if section[0] == "route":
+                    target_path(settings, rule.pattern)
+                rules[section] = rule
+    return rules
+
+
+def table_of(configuration: Configuration) -> RouteTable[Any]:
+    """
+    The compiled rules.
+
+    :raises ValueError: their templates overlap in too many ways.
+    """
+    table: RouteTable[Any] | None = configuration.worked_out.get("table")
+    if table is None:
+        table = configuration.worked_out["table"] = RouteTable(rules_of(configuration).values())
+    return table
+
+
+def target_path(settings: Any, pattern: PathPattern | None = None) -> TargetPath | None:
     """
     Where a ``[route]`` sends requests on to.
 
+    :param pattern: its path, if that is parsed already.
     :raises ValueError: a template or expression is wrong.
     """
     return compile_target(
         strip_prefix=settings.strip_prefix,
         add_prefix=settings.add_prefix,
         rewrite=settings.rewrite,
-        pattern=path_pattern(settings.path),
+        pattern=pattern or path_pattern(settings.path),
         encoded_slashes=settings.allow_encoded_slashes,
     )

@@ -19,7 +19,7 @@ import gc
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -36,12 +36,15 @@ from apigw.config.listen import ListenSettings
 from apigw.config.problems import ConfigurationError
 from apigw.exchange.responder import drive
 from apigw.gateway.accounting import Accounting, log_options
-from apigw.gateway.build import Generation, build
+from apigw.gateway.build import Generation, build, build_steps
 from apigw.gateway.catalogue import load
+from apigw.gateway.clusters import Upstream
 from apigw.gateway.environment import Shared
 from apigw.gateway.listening import Listening
 from apigw.gateway.policies import BuiltPolicy
+from apigw.gateway.turns import at_once, in_slices, quick_turns, release, within, young_collected
 from apigw.gateway.upstream_metrics import measure
+from apigw.gateway.upstreams import Upstreams
 from apigw.gateway.views import AdminListening
 from apigw.net.sockets import CannotListen, Descriptors, use_mode
 from apigw.net.systemd import Systemd
@@ -53,6 +56,14 @@ from apigw.observability.reactor_lag import ReactorLag
 
 log = Logger()
 Signal = Callable[[int, FrameType | None], Any] | int | None
+
+
+MANY_SECTIONS = 500
+"""With so many sections of the configuration, the garbage collector is kept from what is made of them."""
+MOST_TOLD = 100
+"""Mistakes of a configuration that the log tells."""
+POLICIES_A_TURN = 50
+"""Policies that are started before requests go on: most have nothing to start."""
 
 
 class CannotStart(Exception):
@@ -82,6 +93,7 @@ class GatewayService(Service):
         self.shared.files.timeout = configuration.gateway.file_timeout
         with configuration.contents:
             self.generation: Generation = build(configuration, self.shared, None)
+        self.shared.root = self.generation.root
         self.applied_at = time.time()  # noqa: TID251 - a person reads it
         self.last_error: tuple[float, list[str]] | None = None
         self.listening: dict[str, Listening] = {}
@@ -191,10 +203,11 @@ class GatewayService(Service):
         limit = self._descriptors.raise_limit()
         self.shared.start()
         self._begin_measuring(reactor)
-        self.generation.upstreams.take_effect(self.configuration.upstreams, {})
-        for upstream in self.generation.upstreams.values():
-            upstream.start()
-        for upstream in self.generation.upstreams.values():
+        upstreams = self.generation.upstreams
+        at_once(upstreams.prepare(self.configuration.upstreams, {}))
+        upstreams.take_effect()
+        await in_slices(_start_upstreams(upstreams, {}))
+        for upstream in upstreams.values():
             await upstream.files_read()
         await self._start_policies(None)
         for listening in self.listening.values():
@@ -203,7 +216,6 @@ class GatewayService(Service):
             await self.admin.start()
         self._tick(loop)
         self.shared.metrics.reloaded(True, self.applied_at)
-        gc.collect()
         gc.freeze()
         if self._drained is not None:  # told to end meanwhile
             return
@@ -228,9 +240,11 @@ class GatewayService(Service):
         new = new or self.generation
         if new.revocations is not None and (old is None or old.revocations is not new.revocations):
             await new.revocations.start()
-        for reference, policy in new.policies.items():
+        for number, (reference, policy) in enumerate(new.policies.items()):
             if old is None or old.policies.get(reference) is not policy:
                 await policy.start()
+            if number % POLICIES_A_TURN == 0:
+                await asyncio.sleep(0)
 
     def _begin_measuring(self, reactor: Any) -> None:
         metrics = self.shared.metrics
@@ -326,32 +340,45 @@ class GatewayService(Service):
 
     async def _reload(self) -> None:
         self._systemd.reloading()
-        try:
-            path = self.configuration.path
-            await self._replace(await in_daemon(lambda: load(path), "apigw reload"))
-        except ConfigurationError as error:
-            self._reload_failed(str(error).splitlines())
-        except (CannotListen, CannotStart, OSError, ValueError) as error:
-            self._reload_failed([str(error)])
-        except Exception as error:
-            log.failure("the new configuration can't be built")
-            self._reload_failed([f"{type(error).__name__} (a defect of apigw; the log has more)"])
-        finally:
-            self._reloading = False
-            self._systemd.ready(f"serving {len(self.generation.facts)} routes")
-            if self._reload_again:
-                self._reload_again = False
-                self.reload()
+        pieces: list[Any] = []
+        with young_collected():
+            try:
+                path = self.configuration.path
+                with quick_turns():
+                    configuration = await in_daemon(lambda: load(path), "apigw reload")
+                pieces = await self._replace(configuration)
+            except ConfigurationError as error:
+                self._reload_failed([str(each) for each in error.problems])
+            except (CannotListen, CannotStart, OSError, ValueError) as error:
+                self._reload_failed([str(error)])
+            except Exception as error:
+                log.failure("the new configuration can't be built")
+                self._reload_failed([f"{type(error).__name__} (a defect of apigw; the log has more)"])
+            await release(pieces)
+        if len(self.configuration.order) >= MANY_SECTIONS:
+            gc.freeze()  # to look through so many objects would hold the loop
+        self._reloading = False
+        self._systemd.ready(f"serving {len(self.generation.facts)} routes")
+        if self._reload_again:
+            self._reload_again = False
+            self.reload()
 
     def _reload_failed(self, problems: list[str]) -> None:
+        if len(problems) > MOST_TOLD:
+            more = f"... and {len(problems) - MOST_TOLD} more: `apigw check {self.configuration.path}` tells them all"
+            problems = [*problems[:MOST_TOLD], more]
         self.last_error = (time.time(), problems)  # noqa: TID251 - a person reads it
         self.shared.metrics.reloaded(False, self.applied_at)
         log.error(
             "the new configuration is not taken, the old one stays in force:\n{problems}", problems="\n".join(problems)
         )
 
-    async def _replace(self, configuration: Configuration) -> None:
-        """Build the new beside the old, open what has to be opened, then swap."""
+    async def _replace(self, configuration: Configuration) -> list[Any]:
+        """
+        Build the new beside the old, open what has to be opened, then swap.
+
+        :return: the pieces of the old.
+        """
         old = self.generation
         wanted = configuration.listens
         if self._drained is not None:
@@ -367,8 +394,8 @@ class GatewayService(Service):
         new: Generation | None = None
         put_back = self.shared.remember()
         try:
+            new = await in_slices(within(configuration.contents, build_steps(configuration, self.shared, old)))
             with configuration.contents:
-                new = build(configuration, self.shared, old)
                 for name, settings in wanted.items():
                     if not _stays(self.listening.get(name), settings):
                         opened[name] = self._listening(name, settings, new, free)
@@ -377,9 +404,7 @@ class GatewayService(Service):
                 admin = AdminListening(configuration.admin, self, free)
             if log_options(configuration) != log_options(old.configuration):
                 access_log = self.accounting.opened(configuration)
-            for name, upstream in new.upstreams.items():
-                if old.upstreams.get(name) is not upstream:
-                    upstream.start(old.upstreams.get(name))
+            await in_slices(_start_upstreams(new.upstreams, old.upstreams))
             for upstream in new.upstreams.values():
                 await upstream.files_read()
             await self._start_policies(old, new)
@@ -387,6 +412,7 @@ class GatewayService(Service):
                 await listening.start()
             if admin is not None:
                 await admin.start()
+            await in_slices(new.upstreams.prepare(configuration.upstreams, old.upstreams))
             if self._drained is not None:
                 raise CannotStart("the gateway is ending")
         except Exception:
@@ -398,14 +424,15 @@ class GatewayService(Service):
                 access_log.close()
             put_back()
             if new is not None:
-                self._retire(new, old)
+                await in_slices(self._retire(new, old))
             self._forget_series(old)
             raise
 
         # From here on nothing waits: between two requests the gateway is another.
         self.generation = new
         self.shared.files.timeout = configuration.gateway.file_timeout
-        new.upstreams.take_effect(configuration.upstreams, old.upstreams)
+        self.shared.root = new.root
+        new.upstreams.take_effect()
         proxies = configuration.gateway.trusted_proxies
         for name, listening in self.listening.items():
             if listening not in leaving:
@@ -431,9 +458,10 @@ class GatewayService(Service):
             former_admin.close(shared=former_admin.settings.endpoint in taken)
         for listening in leaving:
             await listening.leave(shared=listening.settings.endpoint in taken)
-        self._retire(old, new)
+        await in_slices(self._retire(old, new))
         log.info("the new configuration is in force: {routes} routes", routes=len(new.facts))
         _warn(configuration)
+        return await in_slices(old.pieces())
 
     def _use_modes(self) -> None:
         """A UNIX socket stays when only its permissions change."""
@@ -445,14 +473,16 @@ class GatewayService(Service):
                     "{address} keeps its permissions: {why}", address=listening.settings.endpoint, why=error.strerror
                 )
 
-    def _retire(self, old: Generation, new: Generation) -> None:
+    def _retire(self, old: Generation, new: Generation) -> Generator[None, None, None]:
         """Stop what only ``old`` has."""
         for name, upstream in old.upstreams.items():
             if new.upstreams.get(name) is not upstream:
                 upstream.stop()
+            yield
         for reference, policy in old.policies.items():
             if new.policies.get(reference) is not policy:
                 self.spawn(_stop(reference, policy))
+            yield
         if old.revocations is not None and old.revocations is not new.revocations:
             old.revocations.stop()
 
@@ -540,6 +570,14 @@ class GatewayService(Service):
         if self._drained is not None and not self._drained.called:
             log.info("stopped")
             self._drained.callback(None)
+
+
+def _start_upstreams(upstreams: Upstreams, former: Mapping[str, Upstream]) -> Generator[None, None, None]:
+    """Let those begin that are new."""
+    for name, upstream in upstreams.items():
+        if former.get(name) is not upstream:
+            upstream.start(former.get(name))
+        yield
 
 
 async def _stop(reference: tuple[str, str], policy: BuiltPolicy) -> None:

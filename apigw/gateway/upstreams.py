@@ -12,7 +12,7 @@ Not here: what one upstream does (``clusters``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from random import Random
 from typing import Any
 
@@ -39,27 +39,39 @@ class Upstreams(dict[str, Upstream]):
     def __init__(self, upstreams: Mapping[str, Upstream], splits: Mapping[str, SplitSettings], shared: Shared) -> None:
         super().__init__(upstreams)
         self._shared = shared
+        self._moving: dict[str, Any] = {}
+        self._answers: dict[str, Responder] = {}
         self._splits = {name: Split(settings, Random(), name) for name, settings in splits.items()}
         self.clients = {name: upstream.client for name, upstream in upstreams.items()}
         for name in splits:
             answer = self._split(name, {each: upstreams[each].client.forward for each in self._splits[name].names})
             self.clients[name] = UpstreamClient(name, answer, clock=shared.clock)
 
-    def take_effect(self, settings: Mapping[str, Any], former: Mapping[str, Upstream]) -> None:
+    def prepare(self, settings: Mapping[str, Any], former: Mapping[str, Upstream]) -> Generator[None, None, None]:
         """
-        This configuration is in force from now on: targets are those that it has, fallbacks those that it names.
+        Work out, in steps, what ``take_effect`` puts in place; those that are new take over what is known.
 
-        :param settings: of all upstreams. :param former: those that were in force.
+        :param settings: of all upstreams. :param former: those that are in force.
         """
         for name, upstream in self.items():
             before = former.get(name)
             if before is upstream:
-                upstream.become(settings[name])
+                if upstream.moves(settings[name]):
+                    self._moving[name] = settings[name]
             elif before is not None:
                 upstream.take_over(before)
-            upstream.answer = self.responder(
+            self._answers[name] = self.responder(
                 name, lambda each, keeps_content: each.responder("", keeps_content=keeps_content)
             )
+            yield
+
+    def take_effect(self) -> None:
+        """What was prepared is in force from now on: targets are those configured, fallbacks those named."""
+        for name, settings in self._moving.items():
+            self[name].become(settings)
+        for name, answer in self._answers.items():
+            self[name].answer = answer
+        self._moving, self._answers = {}, {}
         self._shared.outside.upstreams = self.clients
 
     def responder(self, name: str, way: Way) -> Responder:

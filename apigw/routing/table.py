@@ -11,7 +11,7 @@ Not here: which rule goes first (``rule``), normalising paths and hosts (``apigw
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import merge
 from typing import Generic, TypeVar
@@ -224,6 +224,28 @@ class RouteTable(Generic[V]):
         self._known: dict[bytes, tuple[_Group[V], ...]] = {}
         # Deeper segments need not be told apart.
         self._depth = max((len(rule.pattern.segments) for rule in self.rules), default=0) + 2
+
+    def use_values(self, values: Mapping[Hashable, V]) -> Iterator[None]:
+        """Give each rule, in steps, another value: that which ``values`` has for the one that it had."""
+        for rule in self.rules:
+            object.__setattr__(rule, "value", values[rule.value])
+            yield
+        for _, group in self._groups:
+            for candidate in group._sorted:
+                candidate.match.value = candidate.match.rule.value
+                yield
+
+    def nodes(self) -> Iterator[object]:
+        """Everything that the tables of paths consist of, in small pieces."""
+        for _, group in self._groups:
+            yield from group._sorted
+            left, seen = [group.start], {group.start}
+            while left:
+                node = left.pop()
+                yield node
+                below = {*node.children.values(), node.other} - seen - {None}
+                seen |= below  # type: ignore[arg-type]
+                left += below  # type: ignore[arg-type]
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -92,16 +92,16 @@ class GatewayResource(Resource):
     """
     The root of all routes.
 
-    :param rules: each with its route's resource as value.
+    :param rules: each with its route's resource as value; or all of them as a table, compiled already.
     :ivar table: the compiled rules.
     :ivar normalise: what connections are to bring paths into shape with before ``route``: it leaves encoded slashes
         to routes if one of them takes some.
     :raises ValueError: from the rules.
     """
 
-    def __init__(self, rules: Iterable[Rule[PrefixResource]]) -> None:
+    def __init__(self, rules: Iterable[Rule[PrefixResource]] | RouteTable[PrefixResource]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.table = RouteTable(rules)
+        self.table = rules if isinstance(rules, RouteTable) else RouteTable(rules)
         resources = [rule.value for rule in self.table.rules]
         self._lookup = self.table.lookup
         self._unconditional = not any(rule.header_conditions or rule.query_conditions for rule in self.table.rules)

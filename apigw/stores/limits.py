@@ -29,6 +29,9 @@ AT_ONCE = 2048
 EXACT = 1e-9
 """Seconds by which sums of floats may be off."""
 
+_EMPTY: dict[object, Any] = {}
+"""Stands in the place of every shard without keys: nothing is ever put into it."""
+
 Window = tuple[int, float, int]
 """(limit, seconds, burst): so many in so many seconds, and so many at once."""
 
@@ -59,7 +62,6 @@ class MemoryLimiter:
     """
     One limit, of one or several windows, for any number of keys.
 
-    :ivar take_one: ``take(key)`` with only the seconds of its result, where there is one window; else None.
     :ivar forgotten: keys that were forgotten too early because there were more than ``max_keys``.
     """
 
@@ -75,7 +77,7 @@ class MemoryLimiter:
         self._depth = self._depths[0]
         self._most = max_keys
         self._count = 0
-        self._shards: list[dict[object, Any]] = [{} for _ in range(SHARDS)]
+        self._shards = [_EMPTY] * SHARDS
         self._turn = 0
         self._stop: Callable[[], None] | None = None
         self.forgotten = 0
@@ -84,13 +86,15 @@ class MemoryLimiter:
         self._pack, self._unpack = packing.pack, packing.unpack
         self._full = (0.0,) * len(windows)
         self._several = len(windows) > 1
-        self.take_one: Callable[[object], float] | None = None if self._several else self._take_one
-        if self._several:
-            self.take = self._take_from_several  # type: ignore[method-assign]
 
     def __len__(self) -> int:
         """How many keys are remembered."""
         return self._count
+
+    @property
+    def take_one(self) -> Callable[[object], float] | None:
+        """``take(key)`` with only the seconds of its result, where there is one window; else None."""
+        return None if self._several else self._take_one
 
     def take(self, key: object, cost: int = 1) -> tuple[int, float]:
         """
@@ -100,6 +104,8 @@ class MemoryLimiter:
             Below 0: it is refused, and would be granted after so many. The window, by number, is the one that has
             the least left, or that makes the client wait longest. A cost above the burst is never granted.
         """
+        if self._several:
+            return self._take_from_several(key, cost)
         now = self._clock()
         at = hash(key) & 255
         shard = self._shards[at]
@@ -133,7 +139,7 @@ class MemoryLimiter:
         shard[key] = now + debt
         return debt
 
-    def _take_from_several(self, key: object, cost: int = 1) -> tuple[int, float]:
+    def _take_from_several(self, key: object, cost: int) -> tuple[int, float]:
         now = self._clock()
         at = hash(key) & 255
         shard = self._shards[at]
@@ -170,7 +176,10 @@ class MemoryLimiter:
             self._shrink(other, now)
             other = (other + 1) % SHARDS
         self._count += 1
-        return self._shards[at]
+        shard = self._shards[at]
+        if shard is _EMPTY:
+            shard = self._shards[at] = {}
+        return shard
 
     def _shrink(self, at: int, now: float) -> None:
         """Forget those of a shard that are full again, or else the eighth that is so next."""
@@ -192,7 +201,7 @@ class MemoryLimiter:
         else:
             kept = {key: full for key, full in shard.items() if full > after}
         self._count -= len(shard) - len(kept)
-        self._shards[at] = kept
+        self._shards[at] = kept or _EMPTY
 
     def _sweep(self) -> None:
         now = self._clock()
@@ -210,5 +219,5 @@ class MemoryLimiter:
         if self._stop is not None:
             self._stop()
             self._stop = None
-        self._shards = [{} for _ in range(SHARDS)]
+        self._shards = [_EMPTY] * SHARDS
         self._count = 0

@@ -81,8 +81,8 @@ class Gateway:
         if text:
             self.write(text)
         self.service.reload()
-        while self.service._reloading or self.service._reload_again:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+        while self.service.reloading:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
 
     def port(self, name: str = "public") -> int:
         """The port of a listener."""
