@@ -44,7 +44,7 @@ class Options(usage.Options):
         if not isinstance(reactor, AsyncioSelectorReactor):
             _end(f"apigw runs on the uvloop reactor, not on {type(reactor).__name__}: use twistd without --reactor")
         from apigw.gateway.catalogue import load
-        from apigw.gateway.turns import uncollected
+        from apigw.net.slices import uncollected
 
         # twistd changes the folder before the service starts.
         self["config"] = os.path.abspath(self["config"])
@@ -60,7 +60,7 @@ class Options(usage.Options):
 def makeService(options: Options) -> IService:
     """Give the gateway as a service that is not started: there is no loop yet, and a fork may come."""
     from apigw.gateway.service import make_service
-    from apigw.gateway.turns import uncollected
+    from apigw.net.slices import uncollected
 
     sys.excepthook = _say_what_is_in_the_way
     twistd: Mapping[str, object] = options.parent or {}

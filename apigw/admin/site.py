@@ -14,7 +14,7 @@ data path. Access is decided before the path is looked at, so a stranger can't t
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
@@ -35,7 +35,8 @@ from apigw.exchange.problem import problem
 from apigw.exchange.request import Request as Exchange
 from apigw.exchange.responder import drive
 from apigw.json_text import InvalidJSON, read, show
-from apigw.observability.exposition import render
+from apigw.net.slices import in_slices
+from apigw.observability.exposition import render_steps
 
 MOST_CONTENT = 64 * 1024
 """Bytes of content that a request may have."""
@@ -189,14 +190,15 @@ class _Page(Resource):
 
 def _pages(views: Views) -> dict[str, Page]:
     async def metrics(request: AdminRequest) -> Answer:
-        content, content_type = render(await _value(views.metrics()), request.field(b"accept"))
+        snapshots = await _value(views.metrics())
+        content, content_type = await in_slices(render_steps(snapshots, request.field(b"accept")))
         return Answer(content, content_type)
 
     async def routes(_request: AdminRequest) -> Answer:
-        return _json({"routes": await _value(views.routes())})
+        return Answer(await in_slices(_listed("routes", await _value(views.routes()))))
 
     async def upstreams(_request: AdminRequest) -> Answer:
-        return _json({"upstreams": await _value(views.upstreams())})
+        return Answer(await in_slices(_listed("upstreams", await _value(views.upstreams()))))
 
     async def config_status(_request: AdminRequest) -> Answer:
         return _json(await _value(views.config_status()))
@@ -282,6 +284,16 @@ async def _made(page: Page, request: AdminRequest) -> Answer:
 
 def _json(document: object, status: int = 200) -> Answer:
     return Answer(show(document, indent=2).encode() + b"\n", status=status)
+
+
+def _listed(name: str, items: Iterable[object]) -> Generator[None, None, bytes]:
+    """``{name: items}`` as ``_json`` writes it, in steps."""
+    content = bytearray()
+    for item in items:
+        text = show(item, indent=2).replace("\n", "\n    ")
+        content += b"%b\n    %b" % (b"," if content else b"", text.encode())
+        yield
+    return b'{\n  "%b": [%b]\n}\n' % (name.encode(), bytes(content) + b"\n  " if content else b"")
 
 
 def _not_found() -> ClientFault:

@@ -24,8 +24,8 @@ from apigw.gateway.environment import Shared
 from apigw.gateway.policies import BuiltPolicy, build_policies
 from apigw.gateway.routes import RouteFacts, mounted, resource_of, upstream_route
 from apigw.gateway.rules import table_of, takes_parameters
-from apigw.gateway.turns import at_once
 from apigw.gateway.upstreams import Upstreams
+from apigw.net.slices import at_once
 from apigw.observability.health import Health
 from apigw.policies.revocation import Revocations
 from apigw.routing.table import RouteTable
@@ -52,7 +52,7 @@ class Generation:
     aggregates: dict[str, Responder] = field(default_factory=dict)
 
     def pieces(self) -> Generator[None, None, list[Any]]:
-        """What it consists of, in small pieces, for ``turns.release``."""
+        """What it consists of, in small pieces, for ``apigw.net.slices.release``."""
         configuration, table = self.configuration, self.root.table
         pieces: list[Any] = []
         for some in (
@@ -84,7 +84,7 @@ def build_steps(
 ) -> Generator[None, None, Generation]:
     """
     Make everything that ``configuration`` asks for; once only, because the compiled rules that come with it go into
-    what is made. It is work in steps, for ``turns``: what is in force stays as it is all the while.
+    what is made. It is work in steps, for ``apigw.net.slices``: what is in force stays as it is all the while.
 
     :param before: the generation in force, whose unchanged parts are taken over; None at start.
     :raises ValueError: what no check of the configuration could see. ``shared.remember()`` undoes what was done so far.

@@ -24,10 +24,10 @@ from apigw.gateway.effects.paths import meant
 from apigw.gateway.environment import Shared
 from apigw.gateway.policies import build_policies
 from apigw.gateway.rules import ANSWERING, answering, rules_of, table_of
-from apigw.gateway.turns import at_once
 from apigw.net.certificate_files import CertificateError
 from apigw.net.certificates import CIPHERS
 from apigw.net.certificates import check as check_certificates
+from apigw.net.slices import at_once
 from apigw.net.sockets import impossible
 from apigw.net.tls_client import ClientTLS
 from apigw.policies.policy import order_warnings

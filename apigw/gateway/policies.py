@@ -124,7 +124,7 @@ def build_policies(
     Make all policies of the configuration. One whose settings and files did not change stays what it was, with its
     counters; and if it asks for them, as long as the consumers and the list of revoked tokens are the same.
 
-    It is work in steps, for ``turns``.
+    It is work in steps, for ``apigw.net.slices``.
 
     :param built: gets them, by kind and name.
     :return: those that can't be made.

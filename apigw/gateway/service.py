@@ -42,10 +42,10 @@ from apigw.gateway.clusters import Upstream
 from apigw.gateway.environment import Shared
 from apigw.gateway.listening import Listening
 from apigw.gateway.policies import BuiltPolicy
-from apigw.gateway.turns import at_once, in_slices, quick_turns, release, within, young_collected
 from apigw.gateway.upstream_metrics import measure
 from apigw.gateway.upstreams import Upstreams
 from apigw.gateway.views import AdminListening
+from apigw.net.slices import at_once, in_slices, quick_turns, release, within, young_collected
 from apigw.net.sockets import CannotListen, Descriptors, use_mode
 from apigw.net.systemd import Systemd
 from apigw.net.threads import in_daemon

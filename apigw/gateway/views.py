@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from datetime import UTC, datetime
+from heapq import merge
+from operator import itemgetter
 from typing import Any, Protocol
 
 from apigw.admin.access import Access
@@ -24,9 +26,14 @@ from apigw.gateway.environment import Shared
 from apigw.gateway.levers import levers
 from apigw.gateway.listening import take_over
 from apigw.gateway.revoking import revoking
+from apigw.net.slices import in_slices, quick_turns
 from apigw.net.sockets import remove_path
+from apigw.net.threads import in_daemon
 from apigw.observability.metrics import Snapshot
 from apigw.routing.rule import Rule
+
+SORTED_AT_ONCE = 500
+"""Routes that are put in order in one go: about a millisecond."""
 
 
 class Running(Protocol):
@@ -49,27 +56,20 @@ class ServiceViews:
     def __init__(self, service: Running) -> None:
         self._service = service
 
-    def routes(self) -> Sequence[Mapping[str, Any]]:
+    async def routes(self) -> Sequence[Mapping[str, Any]]:
         """Every route in the order of choice, with the policies that run on it."""
-        generation = self._service.generation
-        described = []
-        for rule in sorted(generation.root.table.rules, key=_place):
-            facts: Any = rule.value.route
-            one = facts.describe()
-            if hasattr(facts.settings, "policies") and (run := generation.configuration.policies_of(facts.settings)):
-                one["policies"] = [str(item) for item in run]
-            described.append(one)
-        return described
+        return await in_slices(_routes(self._service.generation))
 
-    def upstreams(self) -> Sequence[Mapping[str, Any]]:
+    async def upstreams(self) -> Sequence[Mapping[str, Any]]:
         """Every upstream with its targets, their state and pools."""
-        return [upstream.describe() for upstream in self._service.generation.upstreams.values()]
+        return await in_slices(_upstreams(self._service.generation))
 
-    def config_status(self) -> ConfigStatus:
+    async def config_status(self) -> ConfigStatus:
         """Which configuration is in force."""
         service = self._service
         configuration = service.generation.configuration
-        document = read(configuration.path, os.environ)  # no more: this is asked for often, and requests wait meanwhile
+        with quick_turns():
+            document = await in_daemon(lambda: read(configuration.path, os.environ), "apigw configuration status")
         error = service.last_error
         return {
             "file": configuration.path,
@@ -83,9 +83,9 @@ class ServiceViews:
         """False before the listeners are open and while the gateway drains."""
         return self._service.shared.ready
 
-    def metrics(self) -> Sequence[Snapshot]:
+    async def metrics(self) -> Sequence[Snapshot]:
         """The metrics of this process."""
-        return [self._service.shared.metrics.snapshot()]
+        return [await in_slices(self._service.shared.metrics.snapshot_steps())]
 
 
 class AdminListening:
@@ -123,7 +123,7 @@ class AdminListening:
             self._service.reload()
             while self._service.reloading:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-            return views.config_status()
+            return await views.config_status()
 
         site = self._site = AdminSite(
             views,
@@ -179,6 +179,36 @@ class AdminListening:
             if not shared:
                 remove_path(self.socket)
             self.socket.close()
+
+
+def _routes(generation: Generation) -> Generator[None, None, list[Mapping[str, Any]]]:
+    some: list[tuple[tuple[object, ...], Rule[Any]]] = []
+    sorted_parts = [some]
+    for rule in generation.root.table.rules:
+        some.append((_place(rule), rule))
+        if len(some) >= SORTED_AT_ONCE:
+            some.sort(key=itemgetter(0))
+            some = []
+            sorted_parts.append(some)
+        yield
+    some.sort(key=itemgetter(0))
+    described: list[Mapping[str, Any]] = []
+    for _, rule in merge(*sorted_parts, key=itemgetter(0)):
+        facts: Any = rule.value.route
+        one = facts.describe()
+        if hasattr(facts.settings, "policies") and (run := generation.configuration.policies_of(facts.settings)):
+            one["policies"] = [str(item) for item in run]
+        described.append(one)
+        yield
+    return described
+
+
+def _upstreams(generation: Generation) -> Generator[None, None, list[Mapping[str, Any]]]:
+    described: list[Mapping[str, Any]] = []
+    for upstream in generation.upstreams.values():
+        described.append(upstream.describe())
+        yield
+    return described
 
 
 def _place(rule: Rule[Any]) -> tuple[object, ...]:

@@ -2,32 +2,42 @@
 Snapshots of metrics as Prometheus reads them: the workers' numbers added up, in its text format or in OpenMetrics.
 
 Own text, because all of it is made in the reactor: 200 routes take 3 ms here, and 19 ms with ``prometheus_client``'s
-``generate_latest``, during which no request would move. The tests read it with ``prometheus_client``'s parsers.
+``generate_latest``, which could not be cut into slices either. The tests read it with ``prometheus_client``'s parsers.
 
 Not here: counting (``apigw.observability.metrics``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
+from apigw.net.slices import at_once
 from apigw.observability.metrics import Family, Histogram, Snapshot
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
+AT_ONCE = 1000
+"""Lines that are encoded in one go."""
+
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
 
 def render(snapshots: Sequence[Snapshot], accept: str = "") -> tuple[bytes, str]:
+    """``render_steps``, all at once."""
+    return at_once(render_steps(snapshots, accept))
+
+
+def render_steps(snapshots: Sequence[Snapshot], accept: str = "") -> Generator[None, None, tuple[bytes, str]]:
     """
-    The metrics of all workers as one.
+    The metrics of all workers as one, in steps, for ``apigw.net.slices``.
 
     :param accept: the Accept field of who asks: ``application/openmetrics-text`` gets that, all others text 0.0.4.
     :return: the document and its content type.
     """
     openmetrics = "application/openmetrics-text" in accept
     lines: list[str] = []
+    content = bytearray()
     for family in merge(snapshots):
         name, kind = family["name"], family["kind"]
         # The one difference: OpenMetrics names a counter's family without the `_total` of its samples.
@@ -40,9 +50,14 @@ def render(snapshots: Sequence[Snapshot], accept: str = "") -> tuple[bytes, str]
                 _add_histogram(lines, name, labels, value)
             else:
                 lines.append(f"{name}{{{labels}}} {value}\n" if labels else f"{name} {value}\n")
+            if len(lines) > AT_ONCE:
+                content += "".join(lines).encode()
+                lines.clear()
+            yield
     if openmetrics:
         lines.append("# EOF\n")
-    return "".join(lines).encode(), OPENMETRICS if openmetrics else TEXT
+    content += "".join(lines).encode()
+    return bytes(content), OPENMETRICS if openmetrics else TEXT
 
 
 def _add_histogram(lines: list[str], name: str, labels: str, histogram: Histogram) -> None:

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from collections.abc import Set as AbstractSet
 from typing import Any, TypedDict
 
 from prometheus_client import ProcessCollector
 from twisted.logger import Logger
 
+from apigw.net.slices import at_once
 from apigw.observability import instruments
 from apigw.observability.instruments import Instrument
 
@@ -207,42 +208,55 @@ class Metrics:
 
     def snapshot(self) -> Snapshot:
         """All numbers of this moment as plain data (JSON-able)."""
+        return at_once(self.snapshot_steps())
+
+    def snapshot_steps(self) -> Generator[None, None, Snapshot]:
+        """The same in steps, for ``apigw.net.slices``: with thousands of routes it takes a while."""
         self.settle()
-        families = [*self._of_routes(), self._of_targets()]
+        families = yield from self._of_routes()
+        families.append((yield from self._of_targets()))
         known = self._instruments
-        for name, cells in self._counters.items():
+        for name, cells in [*self._counters.items()]:
             families.append(_family(known[name], [(list(labels), cell.value) for labels, cell in cells.items()]))
-        for name, series in self._histograms.items():
+            yield
+        for name, series in [*self._histograms.items()]:
             families.append(_family(known[name], [(list(labels), cell.read()) for labels, cell in series.items()]))
-        for name, read in self._gauges.items():
+            yield
+        for name, read in [*self._gauges.items()]:
+            samples = []
             try:
-                families.append(_family(known[name], [(list(labels), value) for labels, value in read()]))
+                for labels, value in read():
+                    samples.append((list(labels), value))
+                    yield
             except Exception:
                 # One that can't be read must not hide all the others.
                 log.failure("metric {name} can't be read", name=name)
+            else:
+                families.append(_family(known[name], samples))
         return families + self._of_process()
 
-    def _of_routes(self) -> list[Family]:
+    def _of_routes(self) -> Generator[None, None, list[Family]]:
         requests: list[tuple[list[str], float | Histogram]] = []
         durations: list[tuple[list[str], float | Histogram]] = []
         reasons: list[tuple[list[str], float | Histogram]] = []
-        for route, cells in self._routes.items():
+        for route, cells in [*self._routes.items()]:
             for (method, status), count in cells.statuses.items():
                 requests.append(([route, method.decode("ascii"), str(status)], count))
             durations.append(([route], {"bounds": list(cells.bounds), "counts": list(cells.buckets), "sum": cells.sum}))
             reasons += [([route, reason], count) for reason, count in cells.reasons.items()]
+            yield
         return [
             _family(instruments.REQUESTS, requests),
             _family(instruments.REQUEST_DURATION, durations),
             _family(instruments.GATEWAY_RESPONSES, reasons),
         ]
 
-    def _of_targets(self) -> Family:
-        samples: list[tuple[list[str], float | Histogram]] = [
-            ([upstream, target, str(status) if status else "none"], count)
-            for (upstream, target), cells in self._targets.items()
-            for status, count in cells.statuses.items()
-        ]
+    def _of_targets(self) -> Generator[None, None, Family]:
+        samples: list[tuple[list[str], float | Histogram]] = []
+        for (upstream, target), cells in [*self._targets.items()]:
+            for status, count in cells.statuses.items():
+                samples.append(([upstream, target, str(status) if status else "none"], count))
+            yield
         return _family(instruments.UPSTREAM_REQUESTS, samples)
 
     def _of_process(self) -> list[Family]:

@@ -12,7 +12,7 @@ from weakref import ref
 
 import pytest
 
-from apigw.gateway.turns import in_slices
+from apigw.net.slices import in_slices
 from tests.gateway.running import Gateway, request, running
 
 ADMIN = "[admin]\nendpoint = tcp:0:interface=127.0.0.1\n"
@@ -180,3 +180,11 @@ async def test_a_failure_in_a_slice_comes_out() -> None:
 
     with pytest.raises(ValueError, match="no"):
         await in_slices(step())  # type: ignore[arg-type]
+
+
+async def test_what_the_admin_listener_shows_of_many_routes_is_made_in_slices(tmp_path: Path) -> None:
+    async with running(tmp_path, routes(1500, 1)) as gateway:
+        for path in ("/metrics", "/routes", "/upstreams", "/config/status"):
+            async with longest_turn() as longest:
+                assert (await gateway.admin(path)).status == 200
+            assert longest[0] < 0.25

@@ -64,15 +64,21 @@ def within(manager: AbstractContextManager[object], steps: Generator[None, None,
         yield
 
 
+_hurried: list[float] = []
+"""What the interval was, for each ``quick_turns`` that is not over."""
+
+
 @contextmanager
 def quick_turns() -> Iterator[None]:
     """Inside, a thread that computes for long gives way to the loop's after ``SWITCH``."""
-    former = sys.getswitchinterval()
-    sys.setswitchinterval(min(SWITCH, former))
+    _hurried.append(_hurried[0] if _hurried else sys.getswitchinterval())
+    sys.setswitchinterval(min(SWITCH, _hurried[0]))
     try:
         yield
     finally:
-        sys.setswitchinterval(former)
+        former = _hurried.pop()
+        if not _hurried:
+            sys.setswitchinterval(former)
 
 
 async def release(things: list[Any]) -> None:
