@@ -35,6 +35,7 @@ from apigw.exchange.errors import ClientFault, GatewayError
 from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.request import Request
 from apigw.exchange.response import Response
+from apigw.http.fields import is_token
 from apigw.policies.edits import FieldEdit
 from apigw.policies.oidc_provider import LoginRefused, Provider
 from apigw.policies.oidc_sessions import Session, Sessions, SessionSettings
@@ -46,11 +47,16 @@ from apigw.policies.tokens import (
     Remembered,
     challenge,
     cookie,
+    cookies_named,
     note_refusal,
 )
 
 LOGIN_TIME = 600
 """Seconds that a person may take to log in."""
+MOST_LOGINS = 5
+"""Logins that a browser may have under way; one more ends the oldest."""
+MOST_LOGIN_BYTES = 6000
+"""Bytes of the cookies of all but the newest, so that they fit into a request's head together."""
 LONGEST_TARGET = 1500
 """Bytes of where a person wanted to go, to fit into a cookie with the rest; from a longer one the query is dropped."""
 
@@ -104,6 +110,7 @@ class OIDC(Policy[Settings]):
         )
         self._sessions = Sessions(settings, environment, self._provider)
         self._logins = Seal(settings.cookie_keys, f"login {environment.name}")
+        self._login_prefix = f"{settings.cookie}_login_"
         self._callback = settings.callback_path.encode()
         self._logout = settings.logout_path.encode()
         self.identity_headers = frozenset(name.lower().encode() for name in settings.claims_to_headers.values())
@@ -194,16 +201,32 @@ class OIDC(Policy[Settings]):
             }
         )
         url = described["authorization_endpoint"]
-        name = self._login_cookie(state)
-        self._give(request, [self._login_field(request, name, sealed, LOGIN_TIME)])
+        stale = [self._login_field(request, each, "", 0) for each in self._stale_logins(request)]
+        self._give(request, [self._login_field(request, self._login_cookie(state), sealed, LOGIN_TIME), *stale])
         return _redirect(f"{url}{'&' if '?' in url else '?'}{query}")
 
     def _login_cookie(self, state: str) -> str:
         # One for each login that is under way: two tabs don't disturb each other.
-        return f"{self.settings.cookie}_login_{hashlib.sha256(state.encode()).hexdigest()[:12]}"
+        return f"{self._login_prefix}{hashlib.sha256(state.encode()).hexdigest()[:12]}"
+
+    def _stale_logins(self, request: Request) -> list[str]:
+        """The names of this browser's logins that one more makes too many: the oldest."""
+        begun = []
+        for name, value in cookies_named(request.headers, self._login_prefix.encode()).items():
+            login = self._logins.unseal(value) or {}
+            begun.append((float(login.get("until", 0)), name, len(value)))
+        begun.sort(reverse=True)
+        room = MOST_LOGIN_BYTES
+        stale = []
+        for position, (_, name, length) in enumerate(begun):
+            room -= length
+            if (position >= MOST_LOGINS - 1 or room < 0) and is_token(name):
+                stale.append(name.decode())
+        return stale[:100]
 
     def _login_field(self, request: Request, name: str, value: str, seconds: int) -> Pair:
-        return set_cookie(name, value, seconds, path=self.settings.callback_path, secure=self._secure(request))
+        # Not the callback's path: the gateway must see how many there are.
+        return set_cookie(name, value, seconds, secure=self._secure(request))
 
     async def _came_back(self, request: Request) -> Response:
         try:
@@ -224,6 +247,8 @@ class OIDC(Policy[Settings]):
             or not hmac.compare_digest(login["state"].encode(), state.encode())
             or self._now() >= login["until"]
         ):
+            if (onward := self._sessions.led_to(request, state)) is not None:
+                return _redirect(_on_this_site(onward))  # back in the history, after the login
             note_refusal(request, self.environment.label, "it is no login that was begun here")
             raise ClientFault("this login was not begun here, or took too long", reason="login_unknown")
         self._give(request, [self._login_field(request, name, "", 0)])
@@ -238,15 +263,12 @@ class OIDC(Policy[Settings]):
                 code_verifier=login["verifier"],
             )
             claims = await self._provider.id_token(tokens.get("id_token"), login["nonce"])
+            content = await self._sessions.begun(request, claims, tokens, state, login["target"])
         except LoginRefused as refused:
             note_refusal(request, self.environment.label, str(refused))
             raise ClientFault("the login failed", status=403, reason="login_failed") from None
-        content = self._sessions.begun(claims, tokens)
-        target = login["target"]
-        if not target.startswith("/") or target.startswith(("//", "/\\")):
-            target = "/"
         self._give(request, self._sessions.cookies(request, content, secure=self._secure(request)))
-        return _redirect(target)
+        return _redirect(_on_this_site(login["target"]))
 
     # ---- renewing ----------------------------------------------------------------------------------------------------
 
@@ -300,6 +322,10 @@ def _is_person(request: Request) -> bool:
         return False
     mode = request.headers.get(b"sec-fetch-mode")
     return mode == b"navigate" if mode is not None else b"text/html" in (request.headers.joined(b"accept") or b"")
+
+
+def _on_this_site(target: str) -> str:
+    return "/" if not target.startswith("/") or target.startswith(("//", "/\\")) else target
 
 
 def _redirect(url: str) -> Response:

@@ -16,7 +16,7 @@ from apigw.exchange.errors import GatewayError, GatewayFault
 from apigw.exchange.headers import Pair
 from apigw.exchange.responder import drive
 from apigw.policies.key_sets import ALGORITHMS, HMAC, KeySet, RemoteKeySet
-from apigw.policies.policy import Environment
+from apigw.policies.policy import Environment, FetchedResponse
 from apigw.policies.signed_tokens import BadToken, Parsed, WrongSignature, check_claims, parse, verified_by
 from apigw.policies.tokens import json_object
 
@@ -25,8 +25,21 @@ _LEEWAY = 60.0
 """Seconds by which the provider's clock may differ."""
 
 
+_LATER = frozenset({408, 425, 429})
+"""Statuses by which a request may succeed later: no refusal."""
+_OF_THE_TOKEN = frozenset((
+    "iss", "sub", "aud", "azp", "exp", "iat", "nbf", "jti", "sid",
+    "nonce", "auth_time", "acr", "amr", "at_hash", "c_hash",
+))  # fmt: skip
+"""Claims that say something of the ID token or the login: only the ID token may say them."""
+
+
 class LoginRefused(Exception):
     """The provider said no; the session, or the login, is over."""
+
+
+class TokenRefused(LoginRefused):
+    """The token endpoint takes a code or a refresh token no more: perhaps it was used already."""
 
 
 def unavailable() -> GatewayFault:
@@ -143,7 +156,7 @@ class Provider:
         """
         Ask the token endpoint (RFC 6749 4.1.3, 6).
 
-        :raises LoginRefused: if it says no.
+        :raises TokenRefused: if it says no.
         :raises GatewayFault: if it can't be asked.
         """
         described = await self.described()
@@ -164,8 +177,8 @@ class Provider:
             answer = await self._environment.fetch("POST", described["token_endpoint"], fields, body, self._timeout)
         except GatewayError:
             raise unavailable() from None
-        if 400 <= answer.status < 500:
-            raise LoginRefused(f"the token endpoint answered with {answer.status}")
+        if 400 <= answer.status < 500 and answer.status not in _LATER:
+            raise TokenRefused(f"the token endpoint answered with {answer.status}")
         try:
             if answer.status != 200:
                 raise ValueError
@@ -189,23 +202,74 @@ class Provider:
         :param nonce: what it must hold; None after a refresh, when it need not.
         :raises LoginRefused: if it can't be believed.
         """
-        if not isinstance(token, str) or self.keys is None:
+        if not isinstance(token, str):
             raise LoginRefused("there is no ID token")
         try:
-            parsed = parse(token.encode(), _SIGNATURES, 32 * 1024)
-            claims = await self._verified(self.keys, parsed)
-            check_claims(
-                claims,
-                now=self._environment.now(),
-                leeway=_LEEWAY,
-                require=("iss", "sub", "aud", "exp", "iat"),
-                issuers=(self.issuer,),
-                audiences=(self.client_id,),
-            )
+            claims = await self._signed(token.encode(), require=("iss", "sub", "aud", "exp", "iat"))
         except BadToken as bad:
             raise LoginRefused(f"the ID token: {bad}") from None
         if isinstance(claims["aud"], list) and len(claims["aud"]) > 1 and claims.get("azp") != self.client_id:
             raise LoginRefused("the ID token is for somebody else")
         if nonce is not None and claims.get("nonce") != nonce:
             raise LoginRefused("the ID token belongs to another login")
+        return claims
+
+    async def user_info(self, claims: dict[str, Any], access_token: object) -> dict[str, Any]:
+        """
+        The claims with those of UserInfo (OpenID Connect Core 5.3), which go before the ID token's own.
+
+        :param claims: of the ID token.
+        :raises LoginRefused: if they are somebody else's.
+        :raises GatewayFault: if it can't be asked.
+        """
+        url = (await self.described()).get("userinfo_endpoint")
+        if not isinstance(url, str):
+            self._environment.log.error("{issuer} has no UserInfo", issuer=self.issuer)
+            raise unavailable()
+        if not isinstance(access_token, str) or not access_token.isascii() or not access_token.isprintable():
+            raise LoginRefused("there is no access token to ask UserInfo with")
+        fields = [(b"Authorization", b"Bearer " + access_token.encode()), (b"Accept", b"application/json")]
+        try:
+            answer = await self._environment.fetch("GET", url, fields, timeout=self._timeout)
+            if answer.status != 200:
+                raise ValueError(f"it was answered with {answer.status}")
+            told = await self._user_info(answer)
+        except (GatewayError, ValueError) as error:
+            self._environment.count("userinfo_failed")
+            self._environment.log.warn("{issuer}: no UserInfo: {why}", issuer=self.issuer, why=str(error))
+            raise unavailable() from None
+        if told.get("sub") != claims.get("sub"):
+            raise LoginRefused("UserInfo is about somebody else")
+        return claims | {name: value for name, value in told.items() if name not in _OF_THE_TOKEN}
+
+    async def _user_info(self, answer: FetchedResponse) -> dict[str, Any]:
+        """
+        :raises ValueError: if it is neither a JSON object nor a token of the provider.
+        """
+        kind = (answer.headers.get(b"content-type") or b"").partition(b";")[0].strip().lower()
+        if kind != b"application/jwt":
+            return json_object(answer.body)
+        try:
+            return await self._signed(answer.body.strip(), require=("iss", "aud"))
+        except BadToken as bad:
+            raise ValueError(str(bad)) from None
+
+    async def _signed(self, token: bytes, *, require: tuple[str, ...]) -> dict[str, Any]:
+        """
+        The claims of a token of the provider for this client.
+
+        :raises BadToken: if it can't be believed.
+        """
+        if self.keys is None:
+            raise BadToken("there are no keys")
+        parsed = parse(token, _SIGNATURES, 32 * 1024)
+        claims = await self._verified(self.keys, parsed)
+        check_claims(
+            claims,
+            now=self._environment.now(),
+            leeway=_LEEWAY,
+            require=require,
+            issuers=(self.issuer,),
+            audiences=(self.client_id,),
+        )
         return claims

@@ -67,9 +67,9 @@ class Seal:
         return None
 
 
-def set_cookie(name: str, value: str, seconds: int, *, path: str = "/", secure: bool) -> Pair:
+def set_cookie(name: str, value: str, seconds: int, *, secure: bool) -> Pair:
     """A ``Set-Cookie`` field that no script and no other site's form gets; ``seconds`` of 0 removes the cookie."""
-    text = f"{name}={value}; Path={path}; Max-Age={seconds}; HttpOnly; SameSite=Lax{'; Secure' if secure else ''}"
+    text = f"{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{'; Secure' if secure else ''}"
     return b"Set-Cookie", text.encode()
 
 

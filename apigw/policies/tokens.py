@@ -138,13 +138,27 @@ def cookie(headers: Headers, name: bytes) -> bytes | None:
     return found
 
 
-def without_cookies(headers: Headers, names: Iterable[bytes]) -> None:
-    """Take cookies out of ``headers``, which must be one's own; a Cookie line with nothing else goes too."""
+def cookies_named(headers: Headers, prefix: bytes) -> dict[bytes, bytes]:
+    """The cookies whose names begin with ``prefix``."""
+    pairs = [part.partition(b"=") for line in headers.get_all(b"cookie") for part in line.split(b";")]
+    return {name: value.strip(b" \t") for key, _, value in pairs if (name := key.strip(b" \t")).startswith(prefix)}
+
+
+def without_cookies(headers: Headers, names: Iterable[bytes], prefix: bytes | None = None) -> None:
+    """
+    Take cookies out of ``headers``, which must be one's own; a Cookie line with nothing else goes too.
+
+    :param prefix: those whose names begin with it go as well.
+    """
     gone = set(names)
+
+    def stays(name: bytes) -> bool:
+        return name not in gone and (prefix is None or not name.startswith(prefix))
+
     pairs = []
     for name, value in headers.pairs:
         if name.lower() == b"cookie":
-            kept = [part for part in value.split(b";") if part.partition(b"=")[0].strip(b" \t") not in gone]
+            kept = [part for part in value.split(b";") if stays(part.partition(b"=")[0].strip(b" \t"))]
             value = b";".join(kept).strip(b" \t")
             if not value:
                 continue

@@ -30,6 +30,7 @@ DESCRIPTION = {
     "authorization_endpoint": f"{ISSUER}/authorize?tenant=1",
     "token_endpoint": f"{ISSUER}/token",
     "jwks_uri": f"{ISSUER}/jwks",
+    "userinfo_endpoint": f"{ISSUER}/userinfo",
     "end_session_endpoint": f"{ISSUER}/logout",
 }
 
@@ -44,6 +45,9 @@ class Provider:
         self.claims: dict[str, Any] = {}
         self.tokens: dict[str, Any] = {}
         self.status = 200
+        self.info: Any = None
+        self.kid: str | None = None
+        self.without: set[str] = set()
         self.nonce = ""
         self.away: set[str] = set()
         self.questions: list[dict[str, str]] = []
@@ -57,6 +61,10 @@ class Provider:
         elif path == "/jwks":
             key = json.loads(pyjwt.algorithms.ECAlgorithm.to_jwk(KEY.public_key()))
             asked.respond(json.dumps({"keys": [key]}).encode())
+        elif path == "/userinfo":
+            signed = isinstance(self.info, str)
+            body = self.info.encode() if signed else json.dumps(self.info).encode()
+            asked.respond(body, 200, [(b"Content-Type", b"application/jwt" if signed else b"application/json")])
         else:
             assert path == "/token"
             self.questions.append({name: value[0] for name, value in parse_qs(asked.body.decode()).items()})
@@ -65,13 +73,32 @@ class Provider:
             claims |= {"email": "a@b", "groups": ["staff"], **self.claims}
             number = len(self.questions)
             tokens = {
-                "id_token": pyjwt.encode(claims, self.key, "ES256"),
+                "id_token": pyjwt.encode(claims, self.key, "ES256", {"kid": self.kid} if self.kid else None),
                 "access_token": f"access{number}",
                 "refresh_token": f"refresh{number}",
                 "expires_in": 300,
                 **self.tokens,
             }
+            for name in self.without:
+                del tokens[name]
             asked.respond(json.dumps(tokens).encode(), self.status)
+
+
+class RotatingProvider(Provider):
+    """Takes each refresh token once."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.used: set[str] = set()
+
+    def answer(self, asked: Asked) -> None:
+        shown = parse_qs(asked.body.decode()).get("refresh_token", [""])[0]
+        if shown in self.used:
+            asked.respond(b'{"error": "invalid_grant"}', 400)
+            return
+        if shown:
+            self.used.add(shown)
+        super().answer(asked)
 
 
 class Browser:
@@ -338,14 +365,250 @@ def test_no_cache_may_keep_an_answer_with_a_renewed_session() -> None:
     assert b"expires" not in outcome.response.headers
 
 
-def test_a_provider_that_says_no_to_a_renewal_ends_the_session() -> None:
+def test_a_provider_that_says_no_to_a_renewal_ends_the_session_when_its_token_ends() -> None:
     world = World()
     provider = Provider(world)
     browser = Browser(policy(world))
     browser.log_in(provider)
     world.advance(280)
     provider.status = 400
+    assert browser.get("/app").status == 200
+    world.advance(19)
+    assert browser.get("/app").status == 200
+    world.advance(1)
     assert browser.get("/app").status == 303
+    assert len(provider.questions) == 2  # what was refused once is not asked for again
+
+
+def test_of_two_gateways_with_one_secret_both_let_in_while_one_renews() -> None:
+    world = World()
+    provider = RotatingProvider(world)
+    guards = [policy(world, forward_access_token=True), policy(world, forward_access_token=True)]
+    browser = Browser(guards[0])
+    browser.log_in(provider)
+    cookies = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
+    world.advance(280)
+    outcomes = [run(guard, request(path="/app", headers={"Cookie": cookies})) for guard in guards * 5]
+    assert [each.status for each in outcomes] == [200] * 10
+    tokens = {bytes(each.passed[0].headers.get(b"authorization") or b"") for each in outcomes}
+    assert tokens == {b"Bearer access1", b"Bearer access2"}
+    renewed = next(each for each in outcomes if each.response.headers.get(b"set-cookie"))
+    browser.keep(renewed.response)
+    for guard in guards:
+        browser.guard = guard
+        for _ in range(3):
+            world.advance(100)
+            assert browser.get("/app").status == 200
+
+
+def test_a_provider_that_is_busy_is_asked_again_seldom() -> None:
+    world = World()
+    provider = Provider(world)
+    browser = Browser(policy(world))
+    browser.log_in(provider)
+    world.advance(280)
+    provider.status = 429
+    for _ in range(5):
+        assert browser.get("/app").status == 200
+    assert len(provider.questions) == 2
+    world.advance(6)
+    provider.status = 200
+    assert browser.get("/app").status == 200
+    assert len(provider.questions) == 3
+    world.advance(200)
+    assert browser.get("/app").status == 200
+
+
+@pytest.mark.parametrize("said", ["300", " 300 ", 300.0, "3e2", None, "soon", True, -5, [300]])
+def test_a_lifetime_is_read_leniently_or_is_the_id_tokens(said: object) -> None:
+    world = World()
+    provider = Provider(world)
+    provider.tokens = {"expires_in": said}
+    browser = Browser(policy(world))
+    browser.log_in(provider)
+    world.advance(269)
+    assert browser.get("/app").status == 200
+    assert len(provider.questions) == 1
+    world.advance(1)
+    assert browser.get("/app").status == 200
+    assert len(provider.questions) == 2
+
+
+def test_a_renewal_without_id_token_and_lifetime_goes_by_the_lifetime_before() -> None:
+    world = World()
+    provider = Provider(world)
+    browser = Browser(policy(world))
+    browser.log_in(provider)
+    world.advance(270)
+    provider.tokens = {"expires_in": None, "id_token": None}
+    provider.without = {"id_token"}
+    for count in range(2, 5):
+        assert browser.get("/app").status == 200
+        assert len(provider.questions) == count
+        world.advance(270)
+
+
+def test_a_token_of_a_few_seconds_is_not_renewed_with_every_request() -> None:
+    world = World()
+    provider = Provider(world)
+    provider.tokens = {"expires_in": 20}
+    browser = Browser(policy(world))
+    browser.log_in(provider)
+    for _ in range(5):
+        assert browser.get("/app").status == 200
+    assert len(provider.questions) == 1
+    world.advance(16)
+    assert browser.get("/app").status == 200
+    assert len(provider.questions) == 2
+
+
+@pytest.mark.parametrize(
+    ("claims", "status"),
+    [
+        ({}, 200),
+        ({"nonce": "another"}, 303),
+        ({"nonce": None}, 200),
+        ({"sub": "u2"}, 303),
+        ({"aud": ["shop"]}, 200),
+        ({"aud": ["shop", "till"], "azp": "shop"}, 303),
+        ({"azp": "till"}, 200),
+        ({"iss": "https://evil.example"}, 303),
+    ],
+)
+def test_a_renewed_id_token_is_of_the_same_login(claims: dict[str, Any], status: int) -> None:
+    world = World()
+    provider = Provider(world)
+    browser = Browser(policy(world))
+    browser.log_in(provider)
+    provider.claims = claims
+    world.advance(280)
+    assert browser.get("/app").status == status
+
+
+def test_keys_that_can_not_be_fetched_at_a_renewal_lose_no_refresh_token() -> None:
+    world = World()
+    provider = Provider(world)
+    browser = Browser(policy(world))
+    browser.log_in(provider)
+    provider.away = {"/jwks"}
+    provider.kid = "new"
+    world.advance(280)
+    assert browser.get("/app").status == 200
+    world.advance(280)
+    assert browser.get("/app").status == 200
+    assert provider.questions[-1]["refresh_token"] == "refresh2"
+
+
+class TestUserInfo:
+    def test_its_claims_go_before_those_of_the_id_token_but_not_before_what_they_prove(self) -> None:
+        world = World()
+        provider = Provider(world)
+        provider.info = {"sub": "u1", "email": "new@b", "groups": ["admins"], "iss": "x", "exp": 1, "aud": "x"}
+        browser = Browser(policy(world, userinfo=True, claims_to_headers={"email": "X-Email"}))
+        assert browser.log_in(provider).status == 303
+        passed = browser.get("/app").passed[0]
+        assert passed.headers.get(b"x-email") == b"new@b"
+        assert passed.identity is not None
+        assert passed.identity.groups == {"admins"}
+        asked = next(each for each in world.asked if each.url.endswith("/userinfo"))
+        assert asked.headers.get(b"authorization") == b"Bearer access1"
+
+    def test_it_is_not_asked_unless_that_is_configured(self) -> None:
+        world = World()
+        provider = Provider(world)
+        provider.info = {"sub": "u1", "email": "new@b"}
+        Browser(policy(world)).log_in(provider)
+        assert not any(each.url.endswith("/userinfo") for each in world.asked)
+
+    def test_a_signed_answer_is_verified(self) -> None:
+        world = World()
+        provider = Provider(world)
+        told = {"sub": "u1", "email": "new@b", "iss": ISSUER, "aud": "shop"}
+        for key, status in ((KEY, 303), (OTHER_KEY, 503)):
+            provider.info = pyjwt.encode(told, key, "ES256")
+            browser = Browser(policy(world, userinfo=True))
+            assert browser.log_in(provider).status == status
+
+    @pytest.mark.parametrize(
+        ("info", "status"),
+        [({"sub": "u2"}, 403), ({}, 403), ("garbage", 503), ([], 503), (None, 503)],
+    )
+    def test_a_login_fails_with_it(self, info: object, status: int) -> None:
+        world = World()
+        provider = Provider(world)
+        provider.info = info
+        browser = Browser(policy(world, userinfo=True))
+        assert browser.log_in(provider).status == status
+        assert "apigw_session" not in browser.cookies
+
+    def test_a_renewal_asks_again_and_goes_on_without_it(self) -> None:
+        world = World()
+        provider = Provider(world)
+        provider.info = {"sub": "u1", "department": "one"}
+        browser = Browser(policy(world, userinfo=True, claims_to_headers={"department": "X-Department"}))
+        browser.log_in(provider)
+        provider.info = {"sub": "u1", "department": "two"}
+        world.advance(280)
+        browser.get("/app")
+        assert browser.get("/app").passed[0].headers.get(b"x-department") == b"two"
+        provider.away = {"/userinfo"}
+        world.advance(280)
+        assert browser.get("/app").passed[0].headers.get(b"x-department") == b"two"
+        world.advance(280)
+        assert browser.get("/app").status == 200
+        provider.away = set()
+        provider.info = {"sub": "u2"}
+        world.advance(280)
+        assert browser.get("/app").status == 303
+
+
+def test_begun_logins_are_bounded_and_the_oldest_end() -> None:
+    world = World()
+    provider = Provider(world)
+    browser = Browser(policy(world))
+    begun = []
+    for number in range(100):
+        begun.append(location(browser.get(f"/page{number}", "q=" + "x" * (number * 15))))
+        world.advance(1)
+        assert len(browser.cookies) <= 5
+        assert sum(map(len, browser.cookies.values())) < 9000
+    provider.nonce = begun[0]["nonce"]
+    assert browser.get("/oidc/callback", f"code=c&state={begun[0]['state']}").status == 400
+    provider.nonce = begun[-1]["nonce"]
+    assert browser.get("/oidc/callback", f"code=c&state={begun[-1]['state']}").status == 303
+
+
+def test_a_login_that_is_under_way_is_not_shown_to_the_service() -> None:
+    world = World()
+    provider = Provider(world)
+    browser = Browser(policy(world))
+    browser.log_in(provider)
+    session = dict(browser.cookies)
+    browser.cookies = {"theme": "dark"}
+    browser.get("/other")
+    assert len(browser.cookies) == 2
+    browser.cookies |= session
+    assert browser.get("/app").passed[0].headers.get_all(b"cookie") == [b"theme=dark"]
+
+
+def test_back_at_the_callback_a_person_goes_on_to_where_the_login_was_for() -> None:
+    world = World()
+    provider = Provider(world)
+    browser = Browser(policy(world))
+    first, second = location(browser.get("/one", "a=1")), location(browser.get("/two"))
+    for sent in (first, second):
+        provider.nonce = sent["nonce"]
+        browser.get("/oidc/callback", f"code=c&state={sent['state']}")
+    world.advance(280)
+    assert browser.get("/app").status == 200  # renewed
+    questions = len(provider.questions)
+    for state, target in ((first["state"], b"/one?a=1"), (second["state"], b"/two"), ("unknown", b"/")):
+        back = browser.get("/oidc/callback", f"code=c&state={state}")
+        assert back.status == 303
+        assert back.response.headers.get(b"location") == target
+    assert len(provider.questions) == questions
+    browser.cookies = {}
+    assert browser.get("/oidc/callback", f"code=c&state={first['state']}").status == 400
 
 
 def test_a_provider_that_is_away_does_not_end_sessions_before_their_time() -> None:
