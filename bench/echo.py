@@ -39,7 +39,9 @@ class Answers(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
-        self._buffer += data
+        if self._buffer:
+            data = self._buffer + data
+        self._buffer = data
         while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
             path = self._buffer[:end].split(b" ", 2)[1].partition(b"?")[0]
             self._buffer = self._buffer[end + 4 :]
