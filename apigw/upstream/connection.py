@@ -513,7 +513,10 @@ class UpstreamConnection(asyncio.Protocol):
             if self._exchange is None:
                 return now + self._pool.keep_timeout
         due = self._look(now)
-        return min(due, self._expires) if due else due
+        if not due:
+            return due
+        # Not only when the exchange is due: it may end before, and the connection must not be kept until then.
+        return min(due, self._expires, now + self._pool.keep_timeout)
 
     def _look(self, now: float) -> float:
         pool = self._pool

@@ -89,6 +89,22 @@ async def test_idle_connections_are_bounded_in_number_and_time(tmp_path: Path, o
         assert pool.open == 0
 
 
+async def test_a_connection_whose_exchange_outlasts_the_idle_time_is_closed_when_it_was_idle_for_that_time(
+    tmp_path: Path, origin: Origin
+) -> None:
+    late: Deferred[None] = Deferred()
+    origin.script = [lambda _: [late, reply(200, b"late")]]
+    more = "pool.idle_timeout = 200ms\ntimeout.response = 60s\n"
+    async with running(tmp_path, upstream(origin.port, more=more) + route("/")) as gateway:
+        client = await gateway.connect()
+        client.send(GET)
+        await origin.request(0)
+        await asyncio.sleep(0.5)
+        late.callback(None)
+        await client.read_response()
+        await origin.connections[0].until_closed()
+
+
 async def test_time_outs_have_their_reason_codes(tmp_path: Path, origin: Origin) -> None:
     late: Deferred[None] = Deferred()
     origin.script = [
