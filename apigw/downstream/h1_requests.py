@@ -162,6 +162,8 @@ class RequestReader(asyncio.Protocol):
             self._taken_in += len(data)
             if self._taken_in > LINGER_BYTES and self._transport is not None:
                 self._transport.abort()
+            elif len(data) >= LARGEST_READ:
+                self._wait_turn()
         else:
             self._keep(data)
 

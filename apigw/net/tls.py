@@ -26,7 +26,7 @@ from typing import Final
 from apigw.json_text import show
 from apigw.net.certificates import CertificateStore
 from apigw.net.client_hello import ClientHello, ClientHelloError, ClientHelloReader, NotTLS
-from apigw.net.tls_transport import MOST_RECORDS, TLSBroken, TLSTransport
+from apigw.net.tls_transport import Framing, TLSBroken, TLSTransport
 from apigw.net.turns import TURNS
 
 RECORD: Final = 16 * 1024
@@ -72,15 +72,16 @@ class HandshakeFailure:
 class ServerRecords:
     """``Records`` by the standard library's ssl, from the handshake on."""
 
-    __slots__ = ("_incoming", "_outgoing", "ended", "more", "tls")
+    __slots__ = ("_incoming", "_outgoing", "ended", "framing", "tls")
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self.ended = self.more = False
+        self.ended = False
+        self.framing = Framing()
 
-    def handshake(self, data: bytes | bytearray) -> bool:
+    def handshake(self, data: bytes) -> bool:
         """
         Take the client's next bytes; whether the handshake is over. ``output`` has what to send.
 
@@ -106,9 +107,6 @@ class ServerRecords:
                 if piece:
                     pieces.append(piece)
                     if not incoming.pending:  # saves the exception for most reads
-                        break
-                    if len(pieces) == MOST_RECORDS:
-                        self.more = True
                         break
                 else:
                     self.ended = True
@@ -185,13 +183,23 @@ class TLSServer:
 class TLSServerProtocol(asyncio.Protocol):
     """A connection until its handshake is over; then ``TLSTransport`` has its place."""
 
-    __slots__ = ("_hello", "_over", "_reader", "_records", "_server", "_timer", "_transport", "_waiting_hello")
+    __slots__ = (
+        "_hello",
+        "_over",
+        "_reader",
+        "_records",
+        "_server",
+        "_timer",
+        "_transport",
+        "_waiting_hello",
+    )
 
     def __init__(self, server: TLSServer) -> None:
         self._server = server
         self._reader: ClientHelloReader | None = ClientHelloReader()
         self._hello: ClientHello
         self._records: ServerRecords | None = None
+        self._waiting_hello = b""
         self._transport: asyncio.Transport
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
@@ -205,7 +213,7 @@ class TLSServerProtocol(asyncio.Protocol):
         if self._over:
             return
         if self._records is not None:
-            self._handshake(self._records, data)
+            self._go_on(self._records, data)
         elif self._reader is not None:
             self._read_hello(self._reader, data)
 
@@ -233,7 +241,7 @@ class TLSServerProtocol(asyncio.Protocol):
         self._reader = None
         self._records = ServerRecords(store.choose(hello.server_name))
         # To sign takes up to a millisecond: many that come at once must not hold up the others.
-        self._waiting_hello = reader.raw
+        self._waiting_hello = bytes(reader.raw)
         self._transport.pause_reading()
         TURNS.wait(self)
 
@@ -242,10 +250,20 @@ class TLSServerProtocol(asyncio.Protocol):
         if self._over or self._records is None:
             return
         self._transport.resume_reading()
-        self._handshake(self._records, self._waiting_hello)
-        del self._waiting_hello
+        data, self._waiting_hello = self._waiting_hello, b""
+        self._go_on(self._records, data)
 
-    def _handshake(self, records: ServerRecords, data: bytes | bytearray) -> None:
+    def _go_on(self, records: ServerRecords, data: bytes) -> None:
+        while data and not self._over:
+            cut = records.framing.cut(data)
+            data, rest = data[:cut], data[cut:]
+            self._handshake(records, data, rest)
+            data = rest
+
+    def _handshake(self, records: ServerRecords, data: bytes, rest: bytes) -> None:
+        """
+        :param rest: what came behind ``data``.
+        """
         try:
             done = records.handshake(data)
         except TLSBroken as error:
@@ -266,7 +284,7 @@ class TLSServerProtocol(asyncio.Protocol):
                 "alpn": records.tls.selected_alpn_protocol(),
                 "ssl_object": records.tls,
             }
-            TLSTransport(self._transport, records, extra).start(self._server.inner_factory())
+            TLSTransport(self._transport, records, extra).start(self._server.inner_factory(), rest)
 
     def eof_received(self) -> bool:
         if not self._over:

@@ -26,7 +26,7 @@ from twisted.logger import Logger
 
 from apigw.config import files
 from apigw.net.certificate_files import CertificateError, PairFiles, as_file, load_pair, source_paths
-from apigw.net.tls_transport import MOST_RECORDS, TLSBroken, TLSTransport
+from apigw.net.tls_transport import Framing, TLSBroken, TLSTransport
 from apigw.net.turns import TURNS
 
 log = Logger()
@@ -71,13 +71,14 @@ class TLSFailure(Exception):
 class ClientRecords:
     """``Records`` by pyOpenSSL, from the handshake on."""
 
-    __slots__ = ("ended", "more", "tls", "verify_error")
+    __slots__ = ("ended", "framing", "tls", "verify_error")
 
     def __init__(self, context: SSL.Context) -> None:
         self.tls = SSL.Connection(context, None)
         self.tls.set_connect_state()
         self.tls.set_app_data(self)
-        self.ended = self.more = False
+        self.ended = False
+        self.framing = Framing()
         self.verify_error: str | None = None
 
     def handshake(self, data: bytes) -> bool:
@@ -109,9 +110,6 @@ class ClientRecords:
         try:
             while not self.ended:
                 pieces.append(receive(RECORD))
-                if len(pieces) == MOST_RECORDS:
-                    self.more = True
-                    break
         except SSL.WantReadError:
             pass
         except SSL.ZeroReturnError:
@@ -335,7 +333,7 @@ class TLSClientProtocol(asyncio.Protocol):
         loop = self._tls.loop or asyncio.get_running_loop()
         self._timer = loop.call_later(self._tls.timeout, self._timed_out)
         self._records = self._tls.records(self._name)
-        self._handshake(b"")
+        self._handshake(b"", b"")
 
     def data_received(self, data: bytes) -> None:
         if self._over:
@@ -351,13 +349,20 @@ class TLSClientProtocol(asyncio.Protocol):
         if not self._over:
             data, self._received = self._received, b""
             self._transport.resume_reading()
-            self._handshake(data)
+            while data and not self._over:
+                cut = self._records.framing.cut(data)
+                rest = data[cut:]
+                self._handshake(data[:cut], rest)
+                data = rest
 
     def abort(self) -> None:
         """Cut the connection."""
         self._transport.abort()
 
-    def _handshake(self, data: bytes) -> None:
+    def _handshake(self, data: bytes, rest: bytes) -> None:
+        """
+        :param rest: what came behind ``data``.
+        """
         records = self._records
         try:
             done = records.handshake(data)
@@ -388,7 +393,8 @@ class TLSClientProtocol(asyncio.Protocol):
                 "alpn": alpn.decode("latin-1") or None,
                 "ssl_object": records.tls,
             }
-            _KeepsSession(self._transport, records, extra, self._tls, self._name).start(self._inner_factory())
+            transport = _KeepsSession(self._transport, records, extra, self._tls, self._name)
+            transport.start(self._inner_factory(), rest)
 
     def eof_received(self) -> bool:
         if not self._over:

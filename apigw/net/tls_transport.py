@@ -24,8 +24,13 @@ PIECE: Final = 64 * 1024
 Bytes through OpenSSL at a time. Its buffers keep the size that they once had for as long as the connection lives, and
 an idle connection should be small.
 """
-MOST_RECORDS: Final = 64
-"""TLS records of a connection that are read in one turn of the loop: a record may hold a single byte."""
+MOST_RECORDS: Final = 32
+"""
+TLS records of a connection that are read in one turn of the loop. A read of uvloop holds 17 full ones; but a record may
+hold a single byte, or ask for new keys, which takes OpenSSL 0.1 ms.
+"""
+MOST_UNSENT: Final = 1024 * 1024
+"""Bytes that wait for the other side when TLS itself has to answer it; then the connection is cut."""
 
 
 class TLSTruncated(ConnectionError):
@@ -40,17 +45,53 @@ class TLSBroken(ConnectionError):
     """What came in was no TLS record under our keys, or the other side sent an alert that ends the connection."""
 
 
+class Framing:
+    """
+    Where the records of one direction begin and end (RFC 8446 5.1): fed with all bytes, from the connection's first on.
+
+    OpenSSL can't be told to stop after so many records, so it is given no more of them.
+    """
+
+    __slots__ = ("_head", "_left")
+
+    def __init__(self) -> None:
+        self._head = b""  # of a record whose length is not known yet
+        self._left = 0  # bytes of the record that was begun
+
+    def cut(self, data: bytes) -> int:
+        """How many of these bytes hold ``MOST_RECORDS`` records. The rest, if there is one, must be fed again."""
+        size = len(data)
+        if not self._left and not self._head and size > 4 and size == 5 + (data[3] << 8 | data[4]):
+            return size
+        at = self._left
+        records = 0
+        while at < size:
+            if records == MOST_RECORDS:
+                self._left = 0
+                return at
+            missing = 5 - len(self._head)
+            head = self._head + data[at : at + missing]
+            if len(head) < 5:
+                self._head = head
+                self._left = 0
+                return size
+            self._head = b""
+            at += missing + (head[3] << 8 | head[4])
+            records += 1
+        self._left = at - size
+        return size
+
+
 class Records(Protocol):
     """TLS after its handshake, without sockets: cipher text on one side, plain text on the other."""
 
     ended: bool
     """The other side said that it sends no more (close_notify)."""
-    more: bool
-    """``decrypt`` stopped at ``MOST_RECORDS``: call it again, with nothing new. The caller sets it back."""
+    framing: Framing
 
     def decrypt(self, data: bytes | memoryview) -> bytes:
         """
-        Take cipher text; the plain text that it completes, of at most ``MOST_RECORDS`` records.
+        Take cipher text; all plain text that it completes.
 
         :raises TLSBroken: the connection is of no use any more; ``output`` may hold an alert.
         """
@@ -83,6 +124,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         "_eof_delivered",
         "_eof_written",
         "_failure",
+        "_framing",
         "_inner",
         "_inner_paused",
         "_lost",
@@ -102,6 +144,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         super().__init__(extra_info)
         self._outer = outer
         self._records = records
+        self._framing = records.framing
         self._inner: asyncio.Protocol
         self._waiting: deque[bytes | memoryview] | None = None  # plain text that the outer transport has no room for
         self._waiting_size = 0
@@ -138,14 +181,23 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             self._deliver_later(data)
             return
         records = self._records
+        size = len(data)
+        cut = self._framing.cut(data) if data else 0
+        if cut < size:
+            self._wait_turn(data[cut:])
+        elif size >= LARGEST_READ:
+            self._wait_turn()
         try:
-            plain = records.decrypt(data) if len(data) <= PIECE else self._decrypt_long(data)
+            if cut <= PIECE:
+                plain = records.decrypt(data if cut == size else data[:cut])
+            else:
+                view = memoryview(data)
+                plain = b"".join([records.decrypt(view[at : min(at + PIECE, cut)]) for at in range(0, cut, PIECE)])
+            if cut < size and not plain and not records.ended:
+                raise TLSBroken(f"{MOST_RECORDS} records without content")
         except TLSBroken as error:
             self._fail(error)
             return
-        if records.more:
-            records.more = False
-            self._wait_turn(b"")
         if plain:
             self._inner.data_received(plain)
         if records.ended:
@@ -154,22 +206,10 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             else:
                 self._deliver_eof()
         reply = records.output()
-        if reply and not self._lost:
+        if reply and not self._lost and not self._eof_written:
             self._outer.write(reply)
-
-    def _decrypt_long(self, data: bytes) -> bytes:
-        view = memoryview(data)
-        plain = []
-        for at in range(0, len(data), PIECE):
-            plain.append(self._records.decrypt(view[at : at + PIECE]))
-            if self._records.more:
-                self._records.more = False
-                self._wait_turn(data[at + PIECE :])
-                break
-        else:
-            if len(data) >= LARGEST_READ:
-                self._wait_turn()
-        return b"".join(plain)
+            if self._outer_full and self._outer.get_write_buffer_size() > MOST_UNSENT:
+                self.abort()
 
     def _wait_turn(self, rest: bytes | None = None) -> None:
         """Stop reading until the others have had their turn; then go on with ``rest``."""
@@ -239,7 +279,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         self._waiting = None
         self._waiting_size = 0
         alert = self._records.output()
-        if alert:
+        if alert and not self._eof_written:
             self._outer.write(alert)
             self._outer.close()
         else:

@@ -15,7 +15,7 @@ import pytest
 
 from apigw.net.certificates import CertificateStore
 from apigw.net.proxy_protocol import ProxyRules
-from apigw.net.tls_transport import TLSTruncated
+from apigw.net.tls_transport import MOST_RECORDS, Framing, TLSBroken, TLSTruncated
 from tests.certificates import Authority
 from tests.net.test_client_hello import real_hello
 from tests.net.tls_ends import Listening, Recorder, ask, connected, in_thread, read_exactly, trusting
@@ -580,3 +580,65 @@ async def test_certificates_are_replaced_under_handshakes_without_one_failure(
     stop.set()
     assert [await one for one in running] == [[], [], []]
     assert listening.failures == []
+
+
+def record(content: bytes) -> bytes:
+    return b"\x17\x03\x03" + len(content).to_bytes(2, "big") + content
+
+
+@pytest.mark.parametrize("split", [1, 2, 3, 7, 64, 10_000])
+def test_records_are_counted_at_any_split(split: int) -> None:
+    records = [record(b"x" * (number % 40)) for number in range(100)]
+    data = b"".join(records)
+    framing = Framing()
+    pieces = [data[at : at + split] for at in range(0, len(data), split)]
+    given = b""
+    while pieces:
+        piece = pieces.pop(0)
+        cut = framing.cut(piece)
+        given += piece[:cut]
+        if cut < len(piece):
+            assert sum(len(given) == len(b"".join(records[:count])) for count in range(101)) == 1
+            pieces.insert(0, piece[cut:])
+    assert given == data
+
+
+def test_no_more_than_a_few_records_are_taken_at_once() -> None:
+    framing = Framing()
+    data = record(b"x") * 100
+    assert framing.cut(data[:3]) == 3
+    assert framing.cut(data[3:]) == len(record(b"x")) * MOST_RECORDS - 3
+    assert framing.cut(record(b"x" * 100)) == len(record(b"x" * 100))
+
+
+async def test_many_small_records_are_all_received(listening: Listening, ca: str) -> None:
+    await listening.start()
+
+    def talk() -> bytes:
+        with connected(listening.port, trusting(ca), "first.example") as client:
+            for _ in range(500):
+                client.sendall(b"x")
+            return read_exactly(client, 500)
+
+    assert await in_thread(talk) == b"x" * 500
+
+
+async def test_a_damaged_record_after_our_end_cuts_the_connection(store: CertificateStore, ca: str) -> None:
+    listening = await Listening(store, Silent).start()
+
+    def talk() -> bytes:
+        with connected(listening.port, trusting(ca, "1.3"), "first.example") as client:
+            client.sendall(b"first")
+            answer = read_exactly(client, 100)
+            os.write(client.fileno(), record(b"x" * 40))
+            return answer
+
+    talking = asyncio.ensure_future(in_thread(talk))
+    await listening.news(lambda: listening.accepted)
+    server = listening.accepted[0]
+    await server.has(5)
+    server.transport.write(b"answer")
+    server.transport.write_eof()
+    assert await talking == b"answer"
+    assert isinstance(await server.lost, TLSBroken)
+    await listening.stop()
