@@ -48,24 +48,29 @@ IDLE: Final = 5.0
 # ---- what is asked of a file; these block ----------------------------------------------------------------------------
 
 
-def _read(path: str) -> bytes:
+def _read(path: str) -> tuple[bytes, os.stat_result]:
     _refuse_special(os.stat(path).st_mode)  # before it is opened: to open a device or a FIFO has effects
     return _content(path, regular=True)
 
 
-def _read_any(path: str) -> bytes:
+def _read_any(path: str) -> tuple[bytes, os.stat_result]:
     return _content(path, regular=False)
 
 
-def _content(path: str, *, regular: bool) -> bytes:
-    with open(path, "rb", opener=_opened) as file:
+def _content(path: str, *, regular: bool) -> tuple[bytes, os.stat_result]:
+    with open(path, "rb", buffering=0, opener=_opened) as file:
+        about = os.fstat(file.fileno())
         if regular:
-            _refuse_special(os.fstat(file.fileno()).st_mode)
-        os.set_blocking(file.fileno(), True)
-        data = file.read(LONGEST + 1)
-    if len(data) > LONGEST:
+            _refuse_special(about.st_mode)
+        os.set_blocking(file.fileno(), True)  # only to open it must not wait for a FIFO's other end
+        pieces = []
+        left = LONGEST + 1
+        while left and (piece := file.read(min(left, max(about.st_size + 1, 65536)))):
+            pieces.append(piece)
+            left -= len(piece)
+    if not left:
         raise OSError(errno.EFBIG, f"longer than {LONGEST // 1024 // 1024} MiB")
-    return data
+    return b"".join(pieces), about
 
 
 def _status(path: str) -> os.stat_result:
@@ -230,11 +235,12 @@ os.register_at_fork(after_in_child=threads.reset)
 
 
 def _waited_for(path: str, work: Callable[[], Any], timeout: float) -> Any:
-    over = threading.Event()
-    job = Job(path, work, over.set)
+    over = threading.Lock()  # held until it is over; an Event takes longer
+    over.acquire()
+    job = Job(path, work, over.release)
     threads.begin(job)
     wait = timeout
-    while not over.wait(wait):
+    while not over.acquire(timeout=wait):
         wait = threads.give_up(job, timeout)
         if not wait and not job.over:
             raise too_late(timeout)
@@ -280,6 +286,8 @@ class Contents:
         known = self._known.get((what, path))
         if known is None:
             known = self._known[what, path] = self._answer(what, path)
+            if what is _read and known[1] is None:  # what is known of a file is of the content that was read
+                self._known.setdefault((_status, path), (known[0][1], None))
         value, error = known
         if error is not None:
             raise error.with_traceback(None)
@@ -320,12 +328,12 @@ def _ask(what: Callable[[str], T], path: str) -> T:
 
 def read(path: str | os.PathLike[str]) -> bytes:
     """The whole content of a regular file."""
-    return _ask(_read, os.fspath(path))
+    return _ask(_read, os.fspath(path))[0]
 
 
 def read_any(path: str | os.PathLike[str]) -> bytes:
     """The same of a pipe or device too, such as ``/dev/stdin``."""
-    return _ask(_read_any, os.fspath(path))
+    return _ask(_read_any, os.fspath(path))[0]
 
 
 def status(path: str | os.PathLike[str]) -> os.stat_result:

@@ -348,18 +348,23 @@ def readable(path: Path, shown: str = "{shown}") -> Path:
     :param shown: what messages call it.
     """
     try:
-        files.status(path)
         files.read(path)
     except IsADirectoryError:
         raise Wrong(f"{shown} is a folder") from None
     except FileNotFoundError:
-        nearby = "" if files.is_folder(path.parent) else f" (there is no folder {path.parent} either)"
-        raise Wrong(f"there is no file {shown}", f"a file that can be read{nearby}") from None
+        raise Wrong(f"there is no file {shown}", f"a file that can be read{_nearby(path)}") from None
     except PermissionError:
         raise Wrong(f"{shown} can't be read: permission denied") from None
     except OSError as error:
         raise Wrong(f"{shown} can't be read: {error.strerror}") from None
     return path
+
+
+def _nearby(path: Path) -> str:
+    try:
+        return "" if files.is_folder(path.parent) else f" (there is no folder {path.parent} either)"
+    except TimeoutError:
+        return ""
 
 
 def parse_folder_or_file(text: Text) -> Path:

@@ -18,6 +18,9 @@ from typing import Any, Protocol
 from apigw.exchange.body import Body
 from apigw.exchange.headers import Headers, Pair
 
+Given = tuple[tuple[Pair, ...], bool]
+"""``Set-Cookie`` fields, and whether they are a session's."""
+
 NO_CAPTURES: Mapping[str, str] = MappingProxyType({})
 
 
@@ -130,7 +133,7 @@ class Request:
     tries = 0
     upstream_started = 0.0
     upstream_time = 0.0
-    given: tuple[tuple[Pair, ...], bool] | None = None
+    given: Given | None = None
     notes: dict[str, Any] | None = None
     _cancellers: list[Callable[[], None]] | None = None
 

@@ -125,9 +125,16 @@ def _of_source(source: str) -> list[PairFiles]:
 
 
 def source_paths(source: str) -> list[str]:
-    """The paths of a source, which are quoted as in a shell where they must be."""
-    if files.exists(source):
-        return [source]
+    """
+    The paths of a source, which are quoted as in a shell where they must be.
+
+    :raises CertificateError: a file system does not answer.
+    """
+    try:
+        if files.exists(source):
+            return [source]
+    except OSError as error:
+        raise CertificateError(f"{source}: {error.strerror}") from error
     try:
         return shlex.split(source)
     except ValueError:

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 from apigw.config.references import PolicyReference, parse_alternatives
 from apigw.config.values import Form
 from apigw.exchange.errors import ClientFault, GatewayError
-from apigw.exchange.request import Request
+from apigw.exchange.request import Given, Request
 from apigw.exchange.response import Response
 from apigw.policies.edits import FieldEdit
 from apigw.policies.policy import Environment, Policy, PolicySettings
@@ -44,6 +44,10 @@ class Settings(PolicySettings):
     """``KIND NAME | KIND NAME``: the policies to try, in this order."""
 
 
+_Refusal = tuple[GatewayError | Response, Given | None]
+"""A refusal, and the cookies that go with it."""
+
+
 class Auth(Policy[Settings]):
     """The policy ``auth``."""
 
@@ -64,7 +68,7 @@ class Auth(Policy[Settings]):
             headers |= getattr(policy, "identity_headers", frozenset())
             credentials |= getattr(policy, "credential_headers", frozenset())
             self._alternatives.append(policy)
-        self.gives_cookies = any(policy.gives_cookies for policy in self._alternatives)
+        self.gives_cookies = any(getattr(policy, "gives_cookies", False) for policy in self._alternatives)
         self.identity_headers = headers
         self.credential_headers = credentials
         self._stripped = FieldEdit(headers) if headers else None
@@ -80,59 +84,41 @@ class Auth(Policy[Settings]):
             strip(request)
         return self._from(request, 0, [])
 
-    def _from(self, request: Request, start: int, refusals: list[GatewayError | Response]) -> object:
+    def _from(self, request: Request, start: int, refusals: list[_Refusal]) -> object:
         """Try the alternatives from one on: None if one lets in, the refusal, or an awaitable of either."""
         for position in range(start, len(self._alternatives)):
+            given = request.given
             try:
                 outcome = self._alternatives[position].on_request(request)
             except GatewayError as error:
-                refusals.append(error)
-                continue
+                outcome = error
             if outcome is None:
                 return None
-            if type(outcome) is Response:
-                refusals.append(outcome)
-                continue
-            return self._after(request, outcome, position + 1, refusals)
-        return self._refused(refusals)
+            if type(outcome) is not Response and not isinstance(outcome, GatewayError):
+                return self._after(request, outcome, position + 1, refusals)
+            _note(request, outcome, given, refusals)
+        return self._refused(request, refusals)
 
-    async def _after(
-        self, request: Request, awaited: Any, position: int, refusals: list[GatewayError | Response]
-    ) -> Response | None:
+    async def _after(self, request: Request, awaited: Any, position: int, refusals: list[_Refusal]) -> Response | None:
+        given = request.given
+        outcome: Response | GatewayError | None
         try:
-            outcome: Response | None = await awaited
+            outcome = await awaited
         except GatewayError as error:
-            refusals.append(error)
-        else:
-            if outcome is None:
-                return None
-            refusals.append(outcome)
+            outcome = error
+        if outcome is None:
+            return None
+        _note(request, outcome, given, refusals)
         rest: Any = self._from(request, position, refusals)
         return rest if rest is None or type(rest) is Response else await rest
 
-    def _refused(self, refusals: list[GatewayError | Response]) -> Response:
-        """
-        What none of them let in hears: the page of one that asks to log in; or that it is known but may not; or that
-        the gateway could not find out; or else 401 with every challenge.
-        """
-        pages = [each for each in refusals if type(each) is Response]
-        for page in pages:
-            if page.status < 400:
-                return page
-        errors = [each for each in refusals if isinstance(each, GatewayError)]
-        for status in (403, 503):
-            for error in errors:
-                if error.status == status:
-                    raise error
-        for page in pages:
-            if page.status != 401:
-                return page
-        challenges = [pair for error in errors for pair in error.headers if pair[0].lower() == b"www-authenticate"]
-        challenges += [pair for page in pages for pair in page.headers if pair[0].lower() == b"www-authenticate"]
-        other = [error for error in errors if error.status != 401 and not isinstance(error, ClientFault)]
-        if other:
-            raise other[0]
-        raise Refused("none of the ways to authenticate succeeded", headers=tuple(dict.fromkeys(challenges)))
+    def _refused(self, request: Request, refusals: list[_Refusal]) -> Response:
+        """What none of them let in hears, with the cookies that go with it."""
+        outcome = _chosen([each for each, _ in refusals])
+        request.given = next((given for each, given in refusals if each is outcome), request.given)
+        if isinstance(outcome, GatewayError):
+            raise outcome
+        return outcome
 
     async def _on_response(self, request: Request, response: Response) -> Response:
         for policy in self._alternatives:
@@ -140,3 +126,34 @@ class Auth(Policy[Settings]):
                 changed = policy.on_response(request, response)
                 response = changed if type(changed) is Response else await changed
         return response
+
+
+def _note(request: Request, outcome: GatewayError | Response, given: Given | None, refusals: list[_Refusal]) -> None:
+    """Keep a refusal with the cookies that it gives, which another outcome must not have."""
+    refusals.append((outcome, request.given))
+    request.given = given
+
+
+def _chosen(refusals: list[GatewayError | Response]) -> GatewayError | Response:
+    """
+    The page of one that asks to log in; or that the caller is known but may not; or that the gateway could not find
+    out; or else 401 with every challenge.
+    """
+    pages = [each for each in refusals if type(each) is Response]
+    for page in pages:
+        if page.status < 400:
+            return page
+    errors = [each for each in refusals if isinstance(each, GatewayError)]
+    for status in (403, 503):
+        for error in errors:
+            if error.status == status:
+                return error
+    for page in pages:
+        if page.status != 401:
+            return page
+    challenges = [pair for error in errors for pair in error.headers if pair[0].lower() == b"www-authenticate"]
+    challenges += [pair for page in pages for pair in page.headers if pair[0].lower() == b"www-authenticate"]
+    other = [error for error in errors if error.status != 401 and not isinstance(error, ClientFault)]
+    if other:
+        return other[0]
+    return Refused("none of the ways to authenticate succeeded", headers=tuple(dict.fromkeys(challenges)))

@@ -57,6 +57,8 @@ VERIFIERS: dict[str, Any] = {name: each for name, each in get_default_algorithms
 VERIFIERS |= {name: _OneShotHMAC(VERIFIERS[name].hash_alg) for name in HMAC}
 AT_ONCE = 32 * 1024
 """Bytes of a set that are read at once, about 60 keys; more takes over 5 ms, and goes to a thread."""
+LONGEST_FILE = 1 << 20
+"""Bytes of a file with keys."""
 MOST_KEYS = 1000
 """Keys taken of one set; the largest public providers have under 50."""
 
@@ -190,6 +192,8 @@ def from_file(raw: bytes) -> list[VerifyingKey]:
 
     :raises ValueError: if there is no usable key.
     """
+    if len(raw) > LONGEST_FILE:  # to read it would hold up the reactor, even from a thread
+        raise ValueError("it has more than 1 MiB")
     if raw.lstrip()[:1] == b"{":
         return from_jwks(raw, secrets=True)
     return from_pem(raw)

@@ -38,7 +38,7 @@ from apigw.config.model import Settings
 from apigw.config.values import Mode
 from apigw.exchange.errors import ClientGone
 from apigw.exchange.headers import Headers, Pair
-from apigw.exchange.request import Request
+from apigw.exchange.request import Given, Request
 from apigw.exchange.responder import Done, Next, Responder, failed, wrapped
 from apigw.exchange.response import Response
 from apigw.net.files import Files
@@ -204,6 +204,10 @@ def note_shadow(environment: Environment, request: Request, status: int, reason:
     request.note(event, [*notes.get(event, ()), {"policy": environment.label, "status": status, "reason": reason}])
 
 
+_Before = tuple[str, Given | None]
+"""What a request had before a policy in shadow saw it: its reason, and the cookies for the client."""
+
+
 class Shadow:
     """
     Any policy, with its teeth drawn: where it would refuse (or answer by itself) the request goes on, and where it
@@ -227,10 +231,10 @@ class Shadow:
     def _note(self, request: Request, status: int, reason: str) -> None:
         note_shadow(self.environment, request, status, reason)
 
-    def _refused(self, request: Request, response: Response, reason_before: str) -> None:
+    def _refused(self, request: Request, response: Response, before: _Before) -> None:
         """Note what ``response`` would have said, and forget it."""
         reason = response.error.reason if response.error is not None else ""
-        request.reason = reason_before
+        request.reason, request.given = before
         self._note(request, response.status, reason)
         response.discard()
 
@@ -243,7 +247,7 @@ class Shadow:
 
         def respond(request: Request, done: Done) -> None:
             # A refused request does not pass the policy's own response phase, as when it is enforced.
-            reason = request.reason
+            before = request.reason, request.given
 
             def decided(early: Response | None) -> None:
                 if early is None:
@@ -251,7 +255,7 @@ class Shadow:
                 elif isinstance(early.error, ClientGone):
                     done(early)
                 else:
-                    self._refused(request, early, reason)
+                    self._refused(request, early, before)
                     inner(request, done)
 
             wrapped(_Phase(on_request), lambda _request, _done: decided(None))(request, decided)
@@ -263,7 +267,7 @@ class Shadow:
 
         async def respond(request: Request, next_: Next) -> Response:
             answers: list[Response] = []
-            reason = request.reason
+            before = request.reason, request.given
 
             async def watched(passed: Request) -> Response:
                 response = await next_(passed)
@@ -278,7 +282,8 @@ class Shadow:
                 return response
             if answers and response is answers[-1]:
                 return response
-            self._refused(request, response, reason)
+            # What was given behind this policy goes out with the answer.
+            self._refused(request, response, (before[0], request.given) if answers else before)
             return answers[-1] if answers else await next_(request)
 
         return wrapped(_Around(respond), inner)
@@ -299,19 +304,19 @@ class Shadow:
         outer = self.policy.wrap(watched)
 
         def respond(request: Request, done: Done) -> None:
-            reason = request.reason
+            before = request.reason, request.given
 
             def outward(response: Response) -> None:
                 if request not in passed:
                     if isinstance(response.error, ClientGone):
                         done(response)
                         return
-                    self._refused(request, response, reason)
+                    self._refused(request, response, before)
                     inner(request, done)
                     return
                 answer = passed.pop(request)
                 if answer is not None and response is not answer and response.error is not None:
-                    self._refused(request, response, reason)
+                    self._refused(request, response, (before[0], request.given))
                     response = answer
                 done(response)
 
@@ -342,25 +347,27 @@ class _ResponsePhase:
         self._on_response = on_response
 
     def on_response(self, request: Request, response: Response) -> Any:
-        reason = request.reason
+        before = request.reason, request.given
         try:
             changed = self._on_response(request, response)
         except Exception as error:
             changed = failed(request, error)
         if type(changed) is Response:
-            return self._kept(request, response, changed, reason)
-        return self._later(request, response, changed, reason)
+            return self._kept(request, response, changed, before)
+        return self._later(request, response, changed, before)
 
-    async def _later(self, request: Request, response: Response, changed: Awaitable[Response], reason: str) -> Response:
+    async def _later(
+        self, request: Request, response: Response, changed: Awaitable[Response], before: _Before
+    ) -> Response:
         try:
             settled = await changed
         except Exception as error:
             settled = failed(request, error)
-        return self._kept(request, response, settled, reason)
+        return self._kept(request, response, settled, before)
 
-    def _kept(self, request: Request, response: Response, changed: Response, reason: str) -> Response:
+    def _kept(self, request: Request, response: Response, changed: Response, before: _Before) -> Response:
         if changed is not response and changed.error is not None:
-            self._shadow._refused(request, changed, reason)
+            self._shadow._refused(request, changed, before)
             return response
         return changed
 

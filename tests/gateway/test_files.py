@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import bcrypt
 import jwt
@@ -146,7 +147,7 @@ def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     for name in ("_read", "_read_any"):
         real = getattr(files, name)
 
-        def read(path: str, real: Callable[[str], bytes] = real) -> bytes:
+        def read(path: str, real: Callable[[str], Any] = real) -> Any:
             if gone.is_set() and not path.endswith(".ini"):
                 back.wait(30)
             return real(path)

@@ -25,11 +25,11 @@ class Mount:
         self.read = files._read
         monkeypatch.setattr(files, "_read", self._read)
 
-    def _read(self, path: str) -> bytes:
+    def _read(self, path: str) -> tuple[bytes, os.stat_result]:
         if path.startswith("/hung"):
             self.stuck.append(path)
             self.back.wait(30)
-            return b"late"
+            return b"late", os.stat("/")
         return self.read(path)
 
 

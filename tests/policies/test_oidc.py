@@ -11,12 +11,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
 
+from apigw.exchange.errors import GatewayFault
 from apigw.exchange.headers import Headers
 from apigw.exchange.request import Request
 from apigw.exchange.responder import Done
 from apigw.exchange.response import Response
 from apigw.policies import auth, jwt
 from apigw.policies.oidc import OIDC, Settings
+from apigw.policies.policy import Shadow, layer
 from apigw.policies.revocation import Revocations, RevocationSettings
 from apigw.policies.sealed import Seal
 from tests.policies.surroundings import Asked, Outcome, World, request, run
@@ -768,6 +770,48 @@ def test_beside_tokens_a_person_is_sent_to_the_login_and_a_renewed_cookie_arrive
     browser.log_in(provider)
     old = dict(browser.cookies)
     world.advance(280)
+    assert browser.get("/app").status == 200
+    assert browser.cookies != old
+
+
+def test_a_login_that_is_not_sent_to_the_client_sets_no_cookie() -> None:
+    world = World()
+    provider = Provider(world)
+    world.policies["oidc", "site"] = policy(world)
+    secret = "a secret of thirty-two bytes or more"
+    world.policies["jwt", "main"] = jwt.JWT(jwt.Settings(secret=secret), world.environment("jwt"))
+    guard = auth.Auth(auth.Settings(any="oidc site | jwt main"), world.environment("auth", "any"))
+    token = pyjwt.encode({"sub": "u1"}, secret)
+    page = {"Sec-Fetch-Mode": "navigate"}
+    beside = run(guard, request(headers={"Authorization": f"Bearer {token}", **page}))
+    shadow = policy(world, mode="shadow")
+    tried = run(layer(shadow, shadow.settings, shadow.environment), request(headers=page))
+    for outcome in (beside, tried):
+        assert outcome.status == 200
+        assert outcome.response.headers.pairs == [(b"Content-Type", b"text/plain")]
+    sent_away = run(guard, request(headers=page))
+    assert sent_away.status == 303
+    assert sent_away.response.headers.get(b"set-cookie") is not None
+    browser = Browser(guard)
+    provider.status = 400
+    assert browser.log_in(provider).status == 403
+    assert browser.cookies == {}  # the login's own is taken back with the refusal
+
+
+def test_a_session_that_is_renewed_behind_a_policy_in_shadow_arrives() -> None:
+    class Refuses:
+        async def respond(self, asked: Request, next_: Any) -> Response:
+            await next_(asked)
+            raise GatewayFault("no", reason="no")
+
+    world = World()
+    provider = Provider(world)
+    guard = policy(world)
+    browser = Browser(guard)
+    browser.log_in(provider)
+    world.advance(280)
+    old = dict(browser.cookies)
+    browser.guard = [Shadow(Refuses(), world.environment("python", "mine")), guard]
     assert browser.get("/app").status == 200
     assert browser.cookies != old
 
