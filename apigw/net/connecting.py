@@ -4,8 +4,6 @@
 Addresses are tried in turn, the next one when one fails or is silent for ``ATTEMPT_DELAY``; more may be added while it
 goes on. It is made of call-backs: a thousand connections that begin at once are a thousand sockets, not tasks.
 
-``Turns`` bounds how many of them begin in one turn of the loop.
-
 Not here: names (``resolver``), TLS, time-outs of the whole.
 """
 
@@ -22,44 +20,11 @@ from typing import Any
 ATTEMPT_DELAY = 0.25
 """Seconds; what RFC 8305 8 recommends."""
 
-A_TURN = 16
-"""Connections that are begun, or handed on when made, in one turn of the loop: about 2 ms of work."""
-
 OUT_OF_DESCRIPTORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
 """Failures of this machine: no descriptor, memory or local port is left."""
 
 SocketAddress = tuple[int, Any]
 """Family, and the address as ``socket.connect`` takes it."""
-
-
-class Turns:
-    """Calls things at once, but only ``A_TURN`` in one turn of the loop; the others in the next turns, in order."""
-
-    def __init__(self) -> None:
-        self._left = A_TURN
-        self._waiting: deque[Callable[[], None]] = deque()
-        self._awaited = False
-
-    def run(self, call: Callable[[], None]) -> None:
-        """Call it, now or later."""
-        if not self._awaited:
-            self._awaited = True
-            asyncio.get_running_loop().call_soon(self._next)
-        if self._left and not self._waiting:
-            self._left -= 1
-            call()
-        else:
-            self._waiting.append(call)
-
-    def _next(self) -> None:
-        self._left = A_TURN
-        self._awaited = False
-        if self._waiting:
-            self._awaited = True
-            asyncio.get_running_loop().call_soon(self._next)
-        while self._waiting and self._left:
-            self._left -= 1
-            self._waiting.popleft()()
 
 
 class Connecting:

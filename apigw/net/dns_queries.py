@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 
 from twisted.names import dns
 
+from apigw.net.system_names import Server
+
 ROUNDS = (0.5, 1.0, 2.0, 4.0)
 """Seconds to wait for a server in each round; every server is asked once a round."""
 
@@ -46,8 +48,6 @@ MOST_ALIASES = 8
 NO_NAME_TTL = 5.0
 NO_DATA_TTL = 30.0
 """Seconds for which NXDOMAIN and NODATA hold at most (RFC 2308 allows more; services come and go quickly)."""
-
-Server = tuple[str, int]
 
 
 class Unanswered(Exception):

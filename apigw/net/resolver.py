@@ -18,20 +18,20 @@ Not here: the questions themselves (``dns_queries``); the choice among addresses
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from ipaddress import ip_address
 from time import monotonic
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.names import dns
 
-from apigw.net.dns_queries import Answer, Queries, Server, Unanswered
+from apigw.net.dns_queries import Answer, Queries, Unanswered
 from apigw.net.small_files import SmallFile
+from apigw.net.system_names import Addresses, Server, candidates, parse_hosts, parse_resolv_conf
 
 log = Logger()
 
@@ -53,16 +53,7 @@ LOOPBACK = ("localhost", ".localhost")
 Families = Literal["any", "ipv4", "ipv6"]
 KINDS: dict[str, tuple[int, ...]] = {"any": (dns.AAAA, dns.A), "ipv4": (dns.A,), "ipv6": (dns.AAAA,)}
 
-Addresses = tuple[str, ...]
 Found = Callable[[Addresses, bool], None]
-
-
-class System(NamedTuple):
-    """What ``/etc/resolv.conf`` says."""
-
-    servers: tuple[Server, ...]
-    search: tuple[str, ...]
-    ndots: int
 
 
 class Resolver:
@@ -448,67 +439,6 @@ class _Watch:
         for kept in self._kept:
             with suppress(ValueError):
                 kept.watched.remove(self._news)
-
-
-def candidates(name: str, system: System) -> list[str]:
-    """
-    The absolute names that a name may mean, in the order of resolv.conf(5), in ASCII.
-
-    A name with a dot at its end is absolute. One with less than ``ndots`` dots is tried in the search domains first.
-    """
-    if name.endswith("."):
-        names = [name[:-1]]
-    else:
-        searched = [f"{name}.{domain}" for domain in system.search if domain]
-        names = [name, *searched] if name.count(".") >= system.ndots else [*searched, name]
-    found = []
-    for each in names:
-        try:
-            written = each.encode("idna").decode("ascii")
-        except UnicodeError:
-            continue
-        if 0 < len(written) <= 253:
-            found.append(written.lower())
-    return found
-
-
-def parse_hosts(text: str) -> dict[str, Addresses]:
-    """``/etc/hosts``: the addresses of each name, in lower case."""
-    found: dict[str, list[str]] = {}
-    for line in text.splitlines():
-        address, *names = line.partition("#")[0].split() or [""]
-        try:
-            shown = str(ip_address(address))
-        except ValueError:
-            continue
-        for name in names:
-            listed = found.setdefault(name.lower().removesuffix("."), [])
-            if shown not in listed:
-                listed.append(shown)
-    return {name: tuple(listed) for name, listed in found.items()}
-
-
-def parse_resolv_conf(text: str) -> System:
-    """``/etc/resolv.conf``: ``nameserver``, ``search``, ``domain``, and ``ndots`` of ``options``."""
-    servers: list[Server] = []
-    search: tuple[str, ...] | None = None
-    ndots = 1
-    for line in text.splitlines():
-        word, *values = line.split() or [""]
-        if word == "nameserver" and values:
-            with suppress(ValueError):
-                ip_address(values[0])
-                servers.append((values[0], 53))
-        elif word in {"search", "domain"}:
-            search = tuple(value.strip(".") for value in values)
-        elif word == "options":
-            for value in values:
-                key, _, number = value.partition(":")
-                if key == "ndots" and number.isdigit():
-                    ndots = min(int(number), 15)
-    if search is None:  # as resolv.conf(5) says
-        search = tuple(filter(None, [socket.gethostname().partition(".")[2]]))
-    return System(tuple(servers) or (("127.0.0.1", 53),), search, ndots)
 
 
 _KIND = {dns.A: "the IPv4 address", dns.AAAA: "the IPv6 address", dns.SRV: "the service"}

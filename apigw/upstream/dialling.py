@@ -21,9 +21,11 @@ from twisted.logger import Logger
 
 from apigw.exchange.errors import GatewayError, UpstreamFault
 from apigw.exchange.responder import drive
-from apigw.net.connecting import OUT_OF_DESCRIPTORS, Connecting, SocketAddress, Turns
-from apigw.net.resolver import Addresses, Families, Resolver
+from apigw.net.connecting import OUT_OF_DESCRIPTORS, Connecting, SocketAddress
+from apigw.net.resolver import Families, Resolver
+from apigw.net.system_names import Addresses
 from apigw.net.tls_client import ClientTLS, TLSFailure
+from apigw.net.turns import TURNS
 from apigw.upstream.pool import connect_timeout
 
 log = Logger()
@@ -50,7 +52,6 @@ class Dialling:
 
     def __init__(self, resolver: Resolver) -> None:
         self.resolver = resolver
-        self.turns = Turns()
 
     def dialler(
         self,
@@ -100,7 +101,6 @@ class Dialler:
         self.server_name = server_name
         self.resolve = resolve
         self.resolver = dialling.resolver
-        self.turns = dialling.turns
         self.literal = _literal(host, port) if path is None else None
         self.named = path is None and self.literal is None
         self._turn = 0
@@ -116,7 +116,7 @@ class Dialler:
         :return: what cancels it; then neither is called.
         """
         dial = _Dial(self, make, connected, failed)
-        self.turns.run(dial.begin)
+        TURNS.wait(dial)
         return dial.cancel
 
     def watch(self, changed: Callable[[Addresses], None]) -> Callable[[], None]:
@@ -157,11 +157,16 @@ class Dialler:
 
 
 class _Dial:
-    """One connection that is being made."""
+    """
+    One connection that is being made.
+
+    Its two steps, to begin and to hand a connection on, wait for their turns of the loop: thousands at once must not
+    hold up the others.
+    """
 
     __slots__ = (
-        "_connected", "_connecting", "_connection", "_dialler", "_failed", "_loop", "_make", "_over", "_stop_finding",
-        "_timer", "_transport",
+        "_connected", "_connecting", "_connection", "_dialler", "_failed", "_loop", "_make", "_over", "_reached",
+        "_stop_finding", "_timer", "_transport",
     )  # fmt: skip
 
     def __init__(
@@ -179,18 +184,28 @@ class _Dial:
         self._timer = self._loop.call_later(dialler.timeout, self._fail, TimeoutError())
         self._connecting: Connecting | None = None
         self._stop_finding: Callable[[], None] = _nothing
+        self._reached: tuple[socket.socket, str] | None = None
         self._connection: Any = None
         self._transport: asyncio.BaseTransport | None = None
         self._over = False
 
-    def begin(self) -> None:
+    def take_turn(self) -> None:
+        """Begin, or hand the connection on that is made."""
+        if self._reached is not None:
+            self._open(*self._reached)
+        elif not self._over:
+            self._begin()
+
+    def abort(self) -> None:
+        """A turn failed."""
+        self._fail(OSError("a defect of the gateway"))
+
+    def _begin(self) -> None:
         dialler = self._dialler
-        if self._over:
-            return
         if dialler.path is not None:
             drive(self._loop.create_unix_connection(self._protocol, dialler.path), self._opened, self._fail)
             return
-        connecting = self._connecting = Connecting(self._reached, self._fail)
+        connecting = self._connecting = Connecting(self._take, self._fail)
         if dialler.literal is not None:
             connecting.add((dialler.literal,), last=True)
             return
@@ -213,7 +228,7 @@ class _Dial:
         else:
             self._connecting.add(self._dialler.in_order(addresses, self._loop.time()), last=last)
 
-    def _reached(self, sock: socket.socket, address: Any) -> None:
+    def _take(self, sock: socket.socket, address: Any) -> None:
         dialler = self._dialler
         if self._connecting is not None and self._connecting.passed_over:
             until = self._loop.time() + BAD_FOR
@@ -221,7 +236,8 @@ class _Dial:
         dialler.answered(address[0])
         self._stop_finding()
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        dialler.turns.run(lambda: self._open(sock, address[0]))
+        self._reached = (sock, address[0])
+        TURNS.wait(self)
 
     def _open(self, sock: socket.socket, address: str) -> None:
         if self._over:

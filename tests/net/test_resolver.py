@@ -16,7 +16,8 @@ from twisted.names import dns
 
 from apigw.net import dns_queries, resolver
 from apigw.net.dns_queries import Queries, Unanswered
-from apigw.net.resolver import Families, Resolver, candidates, parse_hosts, parse_resolv_conf
+from apigw.net.resolver import Families, Resolver
+from apigw.net.system_names import candidates, parse_hosts, parse_resolv_conf
 from tests.name_server import NameServer
 from tests.origins import refusing_port
 

@@ -12,7 +12,6 @@ from twisted.internet.defer import Deferred
 
 from apigw.exchange.errors import GatewayError
 from apigw.http.h1_heads import ResponseHeads
-from apigw.net import connecting
 from apigw.net.connecting import SocketAddress
 from apigw.net.resolver import Resolver
 from apigw.net.timers import Wheel
@@ -88,19 +87,6 @@ def test_addresses_of_both_families_take_turns_and_those_that_failed_come_last()
     dialler.passed_over(["::2", "::1"], 30.0)
     assert order(0.0) == ["10.0.0.2", "10.0.0.1", "::2", "::1"]
     assert order(30.0)[0] == "::1"
-
-
-async def test_connections_begin_a_few_in_each_turn_of_the_loop() -> None:
-    begun: list[int] = []
-    turns = connecting.Turns()
-    for number in range(3 * connecting.A_TURN):
-        turns.run(lambda number=number: begun.append(number))  # type: ignore[misc]
-    counts = [len(begun)]
-    for _ in range(3):
-        await asyncio.sleep(0)
-        counts.append(len(begun))
-    assert begun == list(range(3 * connecting.A_TURN))
-    assert counts == [connecting.A_TURN * turn for turn in (1, 2, 3, 3)]
 
 
 class Waits:

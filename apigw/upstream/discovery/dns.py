@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from twisted.internet.interfaces import IReactorTime
 
 from apigw.net.dns_queries import Unanswered
-from apigw.net.resolver import Addresses, Families, Resolver
+from apigw.net.resolver import Families, Resolver
+from apigw.net.system_names import Addresses
 from apigw.upstream.discovery.source import Source, Unusable
 from apigw.upstream.target_spec import SourceSpec, TargetSpec
 

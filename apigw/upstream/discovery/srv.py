@@ -14,7 +14,8 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from apigw.net.resolver import SHORTEST_TTL, Addresses
+from apigw.net.resolver import SHORTEST_TTL
+from apigw.net.system_names import Addresses
 from apigw.upstream.discovery.dns import Lookups
 from apigw.upstream.discovery.source import Source, Unusable
 from apigw.upstream.target_spec import SourceSpec, TargetSpec
