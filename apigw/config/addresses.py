@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from apigw.config.problems import did_you_mean
-from apigw.config.text import Text, Wrong
-from apigw.config.values import Form, absolute, items, one_line, show_several
+from apigw.config.text import Text, Wrong, written
+from apigw.config.values import Form, absolute, items, one_line, parse_host, show_several
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -143,6 +143,36 @@ def parse_network(text: Text) -> Network:
     hint = "" if text.secret else f"did you mean {meant}, or {value.partition('/')[0]} alone?"
     raise Wrong("{shown} has bits set behind its prefix", hint=hint, at=text)
 
+
+TARGET_HOST = "target"
+CLIENT_HOST = "client"
+
+
+def parse_authority(text: Text) -> str:
+    """``NAME``, ``NAME:PORT``, ``[IPv6]:PORT``, in lower case and ASCII."""
+    value = one_line(text)
+    found = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::([0-9]{1,5}))?", value)
+    if found is None or (found[2] and not 0 < int(found[2]) < 65536):
+        hint = "write the host without http:// and path" if "//" in value else ""
+        raise Wrong("{shown} is not a host", hint=hint)
+    host = parse_host(written(found[1]))
+    if host.startswith("*") or (host.startswith("[") and not _is_ipv6(host[1:-1])):
+        raise Wrong("{shown} is not a host")
+    return host + f":{found[2]}" * bool(found[2])
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+Authority = Annotated[str, Form("host", "a host such as api.internal or api.internal:8443", parse_authority)]
+HostChoice = Annotated[
+    str, Form("target, client or host", "target, client, or a host such as api.internal:8443", parse_authority)
+]
 
 Endpoint = Annotated[
     EndpointAddress,

@@ -11,9 +11,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from apigw.config.addresses import TARGET_HOST, HostChoice
 from apigw.config.listen import CertificateSource
 from apigw.config.model import Settings
-from apigw.config.values import Count, Duration, FilePath, Host, Several, Word
+from apigw.config.values import Count, Duration, FilePath, Flag, Host, Several, Word
 
 
 class PoolSettings(Settings):
@@ -51,7 +52,7 @@ class UpstreamTLS(Settings):
         None, description="Our own certificate for the server: a PEM file with chain and key, or `cert.pem key.pem`."
     )
     server_name: Host | None = Field(
-        None, description="The name that is asked for and verified. Without it: the target's host."
+        None, description="The name that is asked for and verified. Without it: `host`, or the target's name."
     )
 
 
@@ -61,6 +62,16 @@ class ConnectionSettings(Settings):
     pool: PoolSettings = PoolSettings()
     timeout: UpstreamTimeouts = UpstreamTimeouts()
     tls: UpstreamTLS = UpstreamTLS()
+    host: HostChoice = Field(
+        TARGET_HOST,
+        description="What Host says: the `target`'s own name and port, the `client`'s, or this. In TLS, a host that"
+        " stands here is asked for and verified too. `preserve_host` of a route is `client`.",
+    )
+    lenient: Flag = Field(
+        False,
+        description="Take what some old services send: line ends of LF alone, chunk sizes with blanks, and"
+        " Content-Length repeated with the same value. Clients get the strict form.",
+    )
     resolve: Literal["any", "ipv4", "ipv6"] = Field(
         "any", description="Which addresses of a name are used, of fixed targets and of `dns:` and `srv:`."
     )

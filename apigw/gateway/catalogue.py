@@ -20,10 +20,21 @@ from apigw.policies.catalogue import KINDS as POLICY_KINDS
 from apigw.upstream.mirror import MirrorOption
 from apigw.upstream.settings import ResilienceSettings
 from apigw.upstream.split import SplitSettings
+from apigw.upstream.target_spec import TargetSpec, literal_kind
+
+_SHOWN = {"ipv4": "IPv4", "ipv6": "IPv6"}
 
 
 class UpstreamSettings(ResilienceSettings, ConnectionSettings):
     """Servers that do the work."""
+
+    @model_validator(mode="after")
+    def _can_be_resolved(self) -> UpstreamSettings:
+        for target in self.targets:
+            kind = literal_kind(target.host) if isinstance(target, TargetSpec) else ""
+            if kind and self.resolve not in {"any", kind}:
+                raise Wrong(f"{target} is no {_SHOWN[self.resolve]} address", "any", option="resolve")
+        return self
 
 
 class RouteSettings(OneRouteSettings):

@@ -14,6 +14,7 @@ from typing import Any
 from treq.response import _Response as TreqResponse
 from twisted.internet.defer import Deferred, DeferredList
 
+from apigw.config.addresses import CLIENT_HOST
 from apigw.exchange.cookies import add_cookies, give
 from apigw.exchange.request import Request
 from apigw.exchange.responder import Done, Responder
@@ -23,10 +24,12 @@ from apigw.gateway.environment import Shared
 from apigw.http.h1_heads import ResponseHeads
 from apigw.net.tls_client import ClientTLS
 from apigw.observability.instruments import HEDGES
+from apigw.upstream.authority import host_field, tls_name
 from apigw.upstream.balancing.kinds import balancer
 from apigw.upstream.breaker import Breaker
 from apigw.upstream.client import UpstreamClient
 from apigw.upstream.cluster import Cluster, OneTarget
+from apigw.upstream.connection import UpstreamConnection
 from apigw.upstream.dialling import Dialler
 from apigw.upstream.discovery.discovery import Discovery
 from apigw.upstream.discovery.dns import Lookups
@@ -36,6 +39,7 @@ from apigw.upstream.health import Prober
 from apigw.upstream.hedged import Hedged
 from apigw.upstream.hedging import Hedging
 from apigw.upstream.journal import log_breaker, log_targets
+from apigw.upstream.lenient import LenientConnection
 from apigw.upstream.pool import Pool
 from apigw.upstream.retries import Retries, RetryBudget
 from apigw.upstream.target import Target
@@ -64,7 +68,7 @@ class Upstream:
         self.settings = settings
         self.fallbacks = 0
         self._shared = shared
-        self._heads = ResponseHeads()
+        self._heads = ResponseHeads(lenient=settings.lenient)
         # Now, if it needs files: later, when discovery finds a target, reading them would hold up the loop.
         self._tls = self._client_tls() if settings.tls.ca or settings.tls.certificate else None
         self._checks: dict[Target, Pool] = {}  # their own connections: a target that is full is not ill
@@ -110,12 +114,19 @@ class Upstream:
         limits = (self.settings.max_requests, self.settings.pool.max_connections)
         return min((limit for limit in limits if limit), default=0)
 
+    @property
+    def sends_client_host(self) -> bool:
+        """Whether services see the client's host whatever the route says."""
+        return self.settings.host == CLIENT_HOST
+
     def responder(self, route: str, **options: Any) -> Responder:
         """
         What sends requests here, with all that this upstream does for them but its fallback.
 
         :param route: whose latencies hedging goes by. :param options: those of ``Forward``.
         """
+        if self.sends_client_host:
+            options["preserve_host"] = True
         forward = Forward(self.cluster, **options)
         answer: Responder = forward
         hedge = self.settings.hedge
@@ -272,7 +283,7 @@ class Upstream:
         """These are the targets from now on."""
         self.targets.update(specs, self._shared.clock())
         for target in self.targets.targets:
-            if target.pool is not None and target.pool.host == self._host(target):
+            if target.pool is not None and target.pool.host == host_field(target.spec, self.settings.host):
                 target.pool.reopen()
                 continue
             if target.pool is not None:
@@ -337,15 +348,10 @@ class Upstream:
 
         return respond
 
-    def _host(self, target: Target) -> bytes:
-        """The Host field: the name that a target was found by, or its address."""
-        name = target.spec.found_as or target.host
-        host = f"[{name}]" if ":" in name else name
-        if target.path is None and target.port != {"http": 80, "https": 443}[target.scheme]:
-            host = f"{host}:{target.port}"
-        return host.encode()
-
-    def _pool(self, target: Target, most: int) -> Pool:
+    def _pool(self, target: Target, most: int, host: str = "") -> Pool:
+        """
+        :param most: connections at a time. :param host: what Host says, if not what the upstream's ``host`` says.
+        """
         settings = self.settings
         if target.scheme == "https" and self._tls is None:
             self._tls = self._client_tls()
@@ -357,9 +363,10 @@ class Upstream:
             dial,
             self._shared.wheel,
             self._heads,
-            host=self._host(target),
+            host=host_field(target.spec, host or settings.host),
             base_path=target.base_path.encode(),
             watch=dial.watch if dial.named else None,
+            connection=LenientConnection if settings.lenient else UpstreamConnection,
             max_connections=most,
             max_age=settings.pool.max_age,
             max_uses=settings.pool.max_requests_per_connection,
@@ -385,12 +392,13 @@ class Upstream:
         """A request to this target, past balancer, breaker, retries and counts."""
         pool = self._checks.get(target)
         if pool is None:
-            pool = self._checks[target] = self._pool(target, 0)
+            pool = self._checks[target] = self._pool(target, 0, self.settings.health.host or "")
         asked = Target(target.spec)
         asked.pool = pool
         cluster = Cluster(self.name, OneTarget(asked), self._shared.wheel, self._shared.later)
         client = UpstreamClient(self.name, Forward(cluster), clock=self._shared.clock)
-        return client.request(method, path, timeout=timeout, unbuffered=True)
+        fields = {name: value.get_secret_value() for name, value in self.settings.health.headers.items()}
+        return client.request(method, path, headers=fields, timeout=timeout, unbuffered=True)
 
     def _dialler(self, target: Target, timeout: float, tls: ClientTLS | None) -> Dialler:
         return self._shared.dialling.dialler(
@@ -398,7 +406,7 @@ class Upstream:
             port=target.port,
             path=target.path,
             tls=tls,
-            server_name=target.spec.found_as or target.host,
+            server_name=tls_name(target.spec, self.settings.host),
             timeout=timeout,
             resolve=self.settings.resolve,
         )

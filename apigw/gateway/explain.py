@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from apigw.aggregation.plan import Asking, plan
 from apigw.aggregation.scope import scope
+from apigw.config.addresses import CLIENT_HOST, TARGET_HOST
 from apigw.config.configuration import Configuration
 from apigw.config.model import find
 from apigw.config.values import Secret
@@ -36,6 +37,7 @@ from apigw.routing.rule import Rule
 from apigw.routing.target_path import strip_bytes
 from apigw.routing.trace import trace
 from apigw.routing.tree import GatewayResource, PrefixResource
+from apigw.upstream.authority import host_field, tls_name
 from apigw.upstream.forward import Forward
 from apigw.upstream.target_spec import TargetSpec
 
@@ -207,23 +209,45 @@ def _answer(configuration: Configuration, facts: _Facts, request: Request) -> di
         answer["split"] = {name: f"{share * 100:g}%" for name, share in split.upstreams.items()}
     if (mirror := getattr(settings, "mirror", None)) is not None:
         answer["mirror"] = str(mirror)
-    first = next((target for target in targets if isinstance(target, TargetSpec)), None)
+    upstream, first = _first_target(configuration, settings.upstream)
     forward = Forward(
         cast("Any", None),  # the head is made without it
         target_path=target_path(settings),
         prefix=strip_bytes(settings.strip_prefix),
-        preserve_host=settings.preserve_host,
+        preserve_host=settings.preserve_host or upstream.host == CLIENT_HOST,
     )
     try:
-        host, base_path = (_host_of(first), first.base_path.encode()) if first else (b"(the target's)", b"")
-        head = forward.head(request, host, base_path)
+        head = forward.head(request, _host(upstream, first), first.base_path.encode() if first else b"")
     except GatewayError as error:
         answer["refused"] = {"status": error.status, "reason": error.reason, "detail": error.detail}
         return answer
     line, *fields = _text(head).split("\r\n")[:-1]
     answer["target_path"] = line.split(" ")[1]
     answer["headers"] = [field.split(": ", 1) for field in fields]
+    if first is not None and first.scheme == "https":
+        answer["tls_name"] = upstream.tls.server_name or tls_name(first, upstream.host)
     return answer
+
+
+def _first_target(configuration: Configuration, name: str) -> tuple[Any, TargetSpec | None]:
+    """
+    An upstream's settings (of a split: those of its first), and its first target whose address or name is written down.
+    """
+    split = configuration.of("split").get(name)
+    upstream = configuration.upstreams[next(iter(split.upstreams)) if split is not None else name]
+    for target in upstream.targets:
+        if isinstance(target, TargetSpec):
+            return upstream, target
+        if target.kind == "dns":
+            return upstream, TargetSpec(target.scheme, target.where, target.port)
+    return upstream, None
+
+
+def _host(upstream: Any, target: TargetSpec | None) -> bytes:
+    """Host of requests that don't have the client's."""
+    if target is None:
+        return upstream.host.encode() if upstream.host not in {TARGET_HOST, CLIENT_HOST} else b"(the target's)"
+    return host_field(target, upstream.host)
 
 
 def _targets(configuration: Configuration, upstream: str) -> tuple[Any, list[Any]]:
@@ -241,24 +265,36 @@ def _aggregate(configuration: Configuration, name: str, settings: Any, request: 
     values = scope(request, made.roots, None)
     calls = []
     for call in made.calls:
-        asked = _asked(configuration, name, "call", call.asking, values)
+        asked = _asked(configuration, name, "call", call.asking, values, client=request.host)
         asked["after"] = [made.calls[index].name for index in call.needs]
         if call.undo is not None:
-            asked["undo"] = _asked(configuration, name, "undo", call.undo, values)
+            asked["undo"] = _asked(configuration, name, "undo", call.undo, values, client=request.host)
         calls.append(asked)
     return {"by": "aggregate", "settings": own, "calls": calls}
 
 
 def _asked(
-    configuration: Configuration, aggregate: str, group: str, asking: Asking, values: dict[str, Any]
+    configuration: Configuration,
+    aggregate: str,
+    group: str,
+    asking: Asking,
+    values: dict[str, Any],
+    *,
+    client: bytes,
 ) -> dict[str, Any]:
-    """A call, or what takes one back; with its path, if the request has all that stands in it."""
+    """
+    A call, or what takes one back; with its path, if the request has all that stands in it.
+
+    :param client: the client's host.
+    """
     section, option = ("aggregate", aggregate), f"{group}.{asking.name}"
+    upstream, target = _first_target(configuration, asking.upstream)
     found: dict[str, Any] = {
         "name": asking.name,
         "origin": configuration.origin(*section, option),
         "upstream": asking.upstream,
         "targets": [str(target) for target in _targets(configuration, asking.upstream)[1]],
+        "host": _text(client if upstream.host == CLIENT_HOST else _host(upstream, target)),
         "method": _text(asking.method),
         "template": str(asking.path),
     }
@@ -276,14 +312,6 @@ def _own(configuration: Configuration, section: Section) -> dict[str, str]:
     """What a section says of itself, beside which requests it is for and what it calls."""
     elsewhere = ("path", "hosts", "methods", "header.", "query.", "priority", "policies", "call.", "undo.", "class")
     return {name: value for name, value in _written(configuration, section).items() if not name.startswith(elsewhere)}
-
-
-def _host_of(target: TargetSpec) -> bytes:
-    name = target.found_as or target.host
-    host = f"[{name}]" if ":" in name else name
-    if target.path is None and target.port != {"http": 80, "https": 443}[target.scheme]:
-        host = f"{host}:{target.port}"
-    return host.encode()
 
 
 def _named(factory: Any) -> str:
@@ -343,6 +371,8 @@ def _rendered_route(explained: dict[str, Any]) -> list[str]:
             return [*lines, "", _refusal(answer["refused"])]
         lines += ["", f"  {explained['request']['method']} {answer['target_path']}"]
         lines += [f"  {name}: {value}" for name, value in answer["headers"]]
+        if "tls_name" in answer:
+            lines += ["", f"  in TLS, {answer['tls_name']} is asked for and verified"]
     elif answer["by"] == "redirect":
         lines.append(f"redirected: {answer['status']} {answer['location']}")
     elif answer["by"] == "respond":
@@ -366,7 +396,7 @@ def _rendered_route(explained: dict[str, Any]) -> list[str]:
 
 def _rendered_call(call: dict[str, Any]) -> list[str]:
     lines = [f"    {call['method']} {call.get('target_path', call['template'])}"]
-    lines += [f"    to upstream {call['upstream']}: {', '.join(call['targets'])}"]
+    lines += [f"    to upstream {call['upstream']}: {', '.join(call['targets'])}", f"    Host: {call['host']}"]
     return lines + [f"  {line}" for line in _table([name, value] for name, value in call["settings"].items())]
 
 

@@ -23,6 +23,7 @@ from apigw.http.h1_heads import ResponseHeads
 from apigw.net.timers import Wheel
 from apigw.net.tls_client import ClientTLS
 from apigw.policies.policy import FetchedResponse
+from apigw.upstream.authority import host_field
 from apigw.upstream.client import UpstreamClient
 from apigw.upstream.cluster import Cluster, OneTarget
 from apigw.upstream.dialling import Dialling
@@ -134,9 +135,6 @@ class Outside:
         target = Target(spec)
         if spec.scheme == "https" and self._tls is None:
             self._tls = ClientTLS()
-        host = f"[{spec.host}]" if ":" in spec.host else spec.host
-        if spec.port != {"http": 80, "https": 443}[spec.scheme]:
-            host = f"{host}:{spec.port}"
         dial = self._dialling.dialler(
             host=spec.host, port=spec.port, tls=self._tls if spec.scheme == "https" else None, timeout=3.0
         )
@@ -144,7 +142,7 @@ class Outside:
             dial,
             self._wheel,
             ResponseHeads(),
-            host=host.encode(),
+            host=host_field(spec),
             watch=dial.watch if dial.named else None,
         )
         cluster = Cluster(spec.name, OneTarget(target), self._wheel, self._later)

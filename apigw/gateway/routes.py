@@ -246,7 +246,7 @@ def _rewriting(settings: Any, upstream: Upstream, strip: bytes) -> RewriteHead |
         if settings.rewrite_location:
             target = upstream.target(request.upstream_target)
             origins = {(target.scheme.encode(), target.pool.host)} if target is not None else set()
-            if settings.preserve_host:
+            if settings.preserve_host or upstream.sends_client_host:
                 origins.add((request.scheme, request.host))
             mapping = AddressMapping(
                 request.scheme,

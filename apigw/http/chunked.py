@@ -10,9 +10,9 @@ from __future__ import annotations
 from apigw.exchange.headers import Pair
 from apigw.http.fields import FORWARDING, HOP_BY_HOP, LOOKALIKE, MalformedFields, parse_fields, serialise
 
-_LONGEST_LINE = 256
+LONGEST_LINE = 256
 """Bytes of a chunk-size line with its extensions (Go's net/http bounds the line at 4 KiB, llhttp not at all)."""
-_LONGEST_TRAILERS = 8192
+LONGEST_TRAILERS = 8192
 _MOST_OVERHEAD = 64 * 1024
 """Bytes of size lines beyond what the content earns: one-byte chunks are legal, endless extensions are an attack."""
 
@@ -73,9 +73,9 @@ class ChunkedReader:
         size = len(data)
         for _ in range(MOST_CHUNKS):
             if self._state == 0:
-                end = data.find(b"\r\n", at, at + _LONGEST_LINE)
+                end = data.find(b"\r\n", at, at + LONGEST_LINE)
                 if end < 0:
-                    self._buffer = self._unfinished_size(data[at : at + _LONGEST_LINE])
+                    self._buffer = self._unfinished_size(data[at : at + LONGEST_LINE])
                     return b"".join(pieces), size + shift
                 line = data[at:end]
                 left = _SHORT.get(line)
@@ -119,7 +119,7 @@ class ChunkedReader:
             self.ended = True
             return at + 2
         end = data.find(b"\r\n\r\n", at)
-        if (end if end >= 0 else size) - at > _LONGEST_TRAILERS:
+        if (end if end >= 0 else size) - at > LONGEST_TRAILERS:
             raise MalformedChunks("the trailers are too long")
         if end < 0:
             if data[at:].count(b"\n") != data[at:].count(b"\r\n"):
@@ -135,7 +135,7 @@ class ChunkedReader:
         return end + 4
 
     def _unfinished_size(self, rest: bytes) -> bytes:
-        if len(rest) >= _LONGEST_LINE:
+        if len(rest) >= LONGEST_LINE:
             raise MalformedChunks("a chunk's size line is too long")
         line = rest[:-1] if rest.endswith(b"\r") else rest
         if b"\r" in line or b"\n" in line:

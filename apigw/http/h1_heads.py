@@ -160,7 +160,7 @@ class ResponseHead:
         "version",
     )
 
-    def __init__(self, head: bytes) -> None:
+    def __init__(self, head: bytes, *, lenient: bool = False) -> None:
         status_line, _, block = head.partition(b"\r\n")
         version, _, rest = status_line.partition(b" ")
         code, _, phrase = rest.partition(b" ")
@@ -181,7 +181,7 @@ class ResponseHead:
         named: set[bytes] = set()
         for name, value, lower in fields:
             if lower == b"content-length":
-                self.content_length = _content_length(value, self.content_length, _upstream_protocol)
+                self.content_length = _content_length(value, self.content_length, _upstream_protocol, lenient)
             elif lower == b"transfer-encoding":
                 if self.chunked or value.lower() != b"chunked" or self.version == b"1.0":
                     raise _upstream_protocol("Transfer-Encoding is not exactly chunked")
@@ -222,11 +222,21 @@ def _upstream_protocol(detail: str) -> GatewayError:
     return UpstreamFault(f"the service's answer can't be understood: {detail}", reason="upstream_protocol_error")
 
 
-def _content_length(value: bytes, before: int, fault: Callable[[str], GatewayError]) -> int:
-    """RFC 9112 6.3: digits only; a list or repetition counts only if all are the same, and we refuse even that."""
+def _content_length(value: bytes, before: int, fault: Callable[[str], GatewayError], repeated: bool = False) -> int:
+    """
+    RFC 9112 6.3: digits only.
+
+    :param before: what another Content-Length said, or -1. :param repeated: it may come again with the same value, also
+        as a list; otherwise even that is refused.
+    """
+    if repeated and b"," in value:
+        members = [member.strip(b" \t") for member in value.split(b",")]
+        if any(member != members[0] for member in members):
+            raise fault("Content-Length has two values")
+        value = members[0]
     if not value.isdigit() or len(value) > 18:
         raise fault("Content-Length is not a number")
-    if before >= 0:
+    if before >= 0 and not (repeated and int(value) == before):
         raise fault("Content-Length comes twice")
     return int(value)
 
@@ -283,12 +293,14 @@ class ResponseHeads:
     """
     Response heads by their bytes.
 
+    :param lenient: Content-Length may be repeated with the same value.
     :ivar known: those that are remembered. Who looks here first saves a call.
     """
 
-    __slots__ = ("known",)
+    __slots__ = ("_lenient", "known")
 
-    def __init__(self) -> None:
+    def __init__(self, *, lenient: bool = False) -> None:
+        self._lenient = lenient
         self.known: dict[bytes, ResponseHead] = {}
 
     def get(self, block: bytes) -> ResponseHead:
@@ -301,7 +313,7 @@ class ResponseHeads:
         if head is None:
             if len(block) > LONGEST_RESPONSE_HEAD:
                 raise _upstream_protocol("its head is too long")
-            head = ResponseHead(block)
+            head = ResponseHead(block, lenient=self._lenient)
             if len(block) <= _LONGEST_REMEMBERED:
                 if len(self.known) >= _MOST_REMEMBERED:
                     self.known.clear()

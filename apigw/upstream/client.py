@@ -68,7 +68,7 @@ class PooledAgent:
     An ``IAgent`` whose connections are the gateway's.
 
     The URL's authority is ignored: an upstream's targets are chosen by its balancer. A request made here has no
-    client, so nothing is said of one (X-Forwarded-*) beyond what the caller says.
+    client, so nothing is said of one (Host, X-Forwarded-*) beyond what the caller says.
 
     Failures arrive as ``GatewayError``: the caller sees the same reasons as a client of a route would.
     """
@@ -96,7 +96,7 @@ class PooledAgent:
             parts.path or b"/",
             parts.query or None,
             Headers(pairs),
-            host=parts.netloc,
+            host=b"",
             started=self._clock(),
         )
         request_id = headers.getRawHeaders(b"x-request-id") if headers is not None else None

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from math import inf
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from apigw.exchange.body import Body
 from apigw.exchange.errors import ClientGone, GatewayError, UpstreamFault
@@ -103,6 +103,8 @@ class UpstreamConnection(asyncio.Protocol):
         "transport",
         "uses",
     )
+
+    chunked_reader: ClassVar[type[ChunkedReader]] = ChunkedReader
 
     def __init__(self, pool: Keeper) -> None:
         self._pool = pool
@@ -316,7 +318,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._free()
             exchange.answered(head, b"", now)
         elif head.chunked:
-            reader = self._chunked_in = ChunkedReader()
+            reader = self._chunked_in = self.chunked_reader()
             try:
                 content, end = reader.feed(rest) if rest else (b"", 0)
             except MalformedChunks as error:

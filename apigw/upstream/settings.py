@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from apigw.config.addresses import Authority
 from apigw.config.model import Settings
 from apigw.config.references import UpstreamName
 from apigw.config.text import Text, Wrong
@@ -41,11 +42,17 @@ from apigw.config.values import (
     show_duration,
     show_statuses,
 )
+from apigw.http.fields import HOP_BY_HOP, is_field_value, is_token
 from apigw.upstream.balance_spec import Balance, BalanceSpec
 from apigw.upstream.target_spec import DiscoverURL, SourceSpec, TargetLine, TargetSpec
 
 IDEMPOTENT = ("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE")
 """RFC 9110 9.2.2."""
+
+
+_GATEWAYS_OWN = HOP_BY_HOP | {
+    b"host", b"content-length", b"trailer", b"expect", b"x-request-id", b"x-request-timeout",
+}  # fmt: skip
 
 
 class HealthSettings(Settings):
@@ -57,6 +64,11 @@ class HealthSettings(Settings):
         description="What is asked for. Active checks are on when this is set, or with `type = tcp`.",
     )
     method: Method = Field("GET", description="Method of the check.")
+    host: Authority | None = Field(
+        None,
+        description="What Host says in checks. Without it: the `host` of the upstream; for `client`, the target's.",
+    )
+    headers: Pairs[Secret] = Field({}, description="Further fields of checks, `Name: value`.")
     expect: StatusSet = Field(frozenset(range(200, 400)), description="Statuses of a healthy target.")
     expect_body: RegexText | None = Field(None, description="What must be found in the body (its first 64 KiB), too.")
     interval: Duration = Field(5.0, gt=0, description="Between two checks of a healthy target.")
@@ -86,6 +98,15 @@ class HealthSettings(Settings):
             raise Wrong(f"{self.path} does not begin with a slash", "/health", option="path")
         if self.type == "tcp" and (self.path is not None or self.expect_body is not None):
             raise Wrong("a tcp check sends nothing", "type = http, or no path and expect_body", option="type")
+        for name, value in self.headers.items():
+            field = name.encode()
+            if not is_token(field):
+                raise Wrong(f"`{name}` is not a header's name", option="headers")
+            if field.lower() in _GATEWAYS_OWN:
+                hint = "health.host says what Host is" if name.lower() == "host" else ""
+                raise Wrong(f"{name} is written by the gateway", hint=hint, option="headers")
+            if not is_field_value(value.get_secret_value().encode()):
+                raise Wrong(f"the value of {name} has a control character", option="headers")
         return self
 
 

@@ -15,6 +15,7 @@ Not here: finding them (``apigw.upstream.discovery``), their life (``target``).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
@@ -23,6 +24,8 @@ from apigw.config.text import Text, Wrong, written
 from apigw.config.values import Form, absolute
 
 _PORTS = {"http": 80, "https": 443}
+_NAME = b"abcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;="
+"""RFC 3986 3.2.2, less percent-encoding."""
 _OPTIONS = ("weight", "backup", "scheme")
 EXPECTED = (
     "http://HOST:PORT, https://HOST:PORT, unix:/PATH, dns:NAME:PORT, srv:NAME or file:PATH, and weight=N backup=yes"
@@ -109,6 +112,8 @@ def parse_target(text: Text) -> TargetSpec | SourceSpec:
             port = _port(digits)
         if not rest:
             raise Wrong("{shown} names nothing to look up")
+        if not _is_name(rest):
+            raise Wrong("{shown} has no valid name to look up")
         return SourceSpec(kind, rest, port, scheme=scheme or "http", **options)
     if scheme is not None:
         raise Wrong("scheme= is for dns: and srv:", hint=f"write {scheme}:// in front of the address")
@@ -146,6 +151,8 @@ def _from_url(url: str, options: dict[str, Any]) -> TargetSpec:
         raise Wrong("{shown} has no port that can be called")
     if parts.query or parts.fragment or parts.username is not None:
         raise Wrong("{shown} has a query, a fragment or a user; a target has none")
+    if not _is_name(parts.hostname):
+        raise Wrong("{shown} has no valid host")
     return TargetSpec(
         parts.scheme,
         parts.hostname,
@@ -153,6 +160,25 @@ def _from_url(url: str, options: dict[str, Any]) -> TargetSpec:
         base_path=parts.path.rstrip("/"),
         **options,
     )
+
+
+def literal_kind(host: str) -> str:
+    """``ipv4`` or ``ipv6`` for an address; empty for a name."""
+    try:
+        return f"ipv{ip_address(host).version}"
+    except ValueError:
+        return ""
+
+
+def _is_name(host: str) -> bool:
+    """Whether it can be looked up, or is an address, and can stand in a Host field."""
+    if ":" in host:
+        return True  # an IPv6 address: urlsplit has seen to it
+    try:
+        name = host.encode("idna")
+    except UnicodeError:
+        return False
+    return len(name) <= 254 and not name.lower().translate(None, _NAME)
 
 
 def _port(digits: str) -> int:
