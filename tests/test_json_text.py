@@ -91,7 +91,14 @@ def test_half_of_a_surrogate_pair_comes_out_as_it_went_in() -> None:
     [
         *(b"1e999", b"[-1e400000]", b"NaN", b"[Infinity]", b"-Infinity", b"1" * 4301, b'"\xff"', b'"\xed\xa0\x80"'),
         *('{"a": 1}'.encode("utf-16"), '{"a": 1}'.encode("utf-16-le"), '"a"'.encode("utf-32"), b'"\x01"', b"\x0c1"),
-        *(b"[" * 257 + b"]" * 257, b"[" * 100_000, b'{"a":' * 100_000, b"[" + b"{}," * 100_000 + b"1]"),
+        *(
+            b"[" * 257 + b"]" * 257,
+            b"[" * 100_000,
+            b'{"a":' * 100_000,
+            b"[" + b"{}," * 100_000 + b"1]",
+            b"1" * 1001,
+            b"1" * 2000 + b".5",
+        ),
     ],
 )
 @pytest.mark.parametrize("lone", [b"", b', "\\ud83d"'])
@@ -133,9 +140,12 @@ def test_reading_for_unique_names_takes_what_has_none_twice(value: Any) -> None:
 
 
 def test_the_number_of_values_is_bounded() -> None:
-    assert len(read(b"[" + b"1," * 99_998 + b"1]")) == 99_999
+    assert len(read(b"[" + b"1," * 119_998 + b"1]")) == 119_999
     with pytest.raises(TooManyValues):
-        read(b"[" + b"1," * 100_000 + b"1]")
+        read(b"[" + b"1," * 120_000 + b"1]")
+    with pytest.raises(TooManyValues):
+        read(b"{" + b",".join(b'"%d":1' % number for number in range(60_001)) + b"}")
+    assert len(read(b'["' + b"1" * 5000 + b'"]')[0]) == 5000
     assert read(b'"' + b"[1,]" * 100_000 + b'"') == "[1,]" * 100_000
     with pytest.raises(TooManyValues):
         read(b'["a,b", 1]', most=1)

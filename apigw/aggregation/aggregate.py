@@ -11,10 +11,11 @@ Not here: ``class = ...`` (``python_class``), ``[batch NAME]`` (``batch``).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from apigw.aggregation.answer import Shaper
-from apigw.aggregation.asking import TRACE, Client, Services
+from apigw.aggregation.asking import AT_ONCE, TRACE, Client, Services
 from apigw.aggregation.deadlines import Deadlines
 from apigw.aggregation.plan import plan
 from apigw.aggregation.python_class import PythonAggregate
@@ -27,24 +28,30 @@ from apigw.exchange.headers import Pair
 from apigw.exchange.request import Request
 from apigw.exchange.responder import Done, Responder, drive, failed
 from apigw.json_text import InvalidJSON, TooManyValues, read
+from apigw.net.side_work import Beside, at_once
 from apigw.net.timers import Wheel
 
 
-def aggregate(name: str, settings: AggregateSettings, clients: Mapping[str, Client], wheel: Wheel) -> Responder:
+def aggregate(
+    name: str, settings: AggregateSettings, clients: Mapping[str, Client], wheel: Wheel, beside: Beside = at_once
+) -> Responder:
     """
     The responder of an ``[aggregate NAME]``.
 
-    :param clients: by name of upstream. :param wheel: for time limits.
+    :param clients: by name of upstream. :param wheel: for time limits. :param beside: works on what is large.
     """
     if settings.class_ is not None:
         return PythonAggregate(settings, clients, Deadlines(wheel, settings.timeout), wheel.clock)
-    return Aggregate(name, settings, clients, wheel)
+    return Aggregate(name, settings, clients, wheel, beside)
 
 
 class Aggregate:
     """An aggregate of calls."""
 
-    def __init__(self, name: str, settings: AggregateSettings, clients: Mapping[str, Client], wheel: Wheel) -> None:
+    def __init__(
+        self, name: str, settings: AggregateSettings, clients: Mapping[str, Client], wheel: Wheel, beside: Beside
+    ) -> None:
+        self._beside = beside
         self._settings = settings
         self._plan = plan(settings)
         self._clock: Callable[[], float] = wheel.clock
@@ -52,7 +59,7 @@ class Aggregate:
             asking.upstream for call in self._plan.calls for asking in (call.asking, call.undo) if asking is not None
         }
         services = Services(
-            {each: clients[each].forward for each in used}, wheel.clock, settings.max_answer, settings.max_depth
+            {each: clients[each].forward for each in used}, wheel.clock, settings.max_answer, settings.max_depth, beside
         )
         self.place = Workplace(
             name,
@@ -95,8 +102,9 @@ class Aggregate:
         data = await request.body.collect(self._settings.max_body)
         if not data or "body" not in self._plan.roots:
             return None
+        whole = partial(read, data, depth=self._settings.max_depth, unique=True)
         try:
-            return read(data, depth=self._settings.max_depth, unique=True)
+            return whole() if len(data) <= AT_ONCE else await self._beside(whole)
         except TooManyValues as error:
             raise JSONTooLarge(str(error)) from None
         except InvalidJSON as error:
@@ -127,8 +135,15 @@ class Aggregate:
         else:
 
             def ended(run: Run) -> None:
+                if run.size <= AT_ONCE or run.culprit is not None:
+                    shaped(run)
+                else:
+                    shape = partial(self._shaper.shape, run)
+                    self._beside(shape).addCallbacks(partial(shaped, run), lambda failure: shaped(run, failure.value))
+
+            def shaped(run: Run, content: bytes | Exception | None = None) -> None:
                 if not run.gone:
-                    done(self._shaper.respond(run, self._clock()))
+                    done(self._shaper.respond(run, self._clock(), content))
 
             run = Run(self.place, request, values, forwarded, trace, ended)
         request.on_cancel(run.cancel)

@@ -36,23 +36,32 @@ class Shaper:
         self._passed = [name.encode() for name in settings.pass_headers]
         self._vary = ", ".join(plan.vary).encode()
 
-    def respond(self, run: Run, now: float) -> Response:
+    def shape(self, run: Run) -> bytes:
+        """
+        The content of the response.
+
+        :raises GatewayError: when it can't be made.
+        """
+        try:
+            return write(self._shaped(run))
+        except ExpressionFailed as error:
+            raise UpstreamFault(f"`response` failed: {error}", reason="aggregate_not_shapeable") from None
+        except ValueError as error:
+            what = f"the answer can't be written: {error}"
+            raise UpstreamFault(what, reason="aggregate_not_shapeable") from None
+
+    def respond(self, run: Run, now: float, content: bytes | Exception | None = None) -> Response:
         """
         The response.
 
-        :param now: monotonic seconds.
+        :param now: monotonic seconds. :param content: what ``shape`` gave or raised, if it was called already.
         """
         if run.culprit is not None:
             return self.failure(run)
         try:
-            body = write(self._shaped(run))
-        except ExpressionFailed as error:
-            fault = UpstreamFault(f"`response` failed: {error}", reason="aggregate_not_shapeable")
-            return self._problem(run, fault)
-        except ValueError as error:
-            return self._problem(
-                run, UpstreamFault(f"the answer can't be written: {error}", reason="aggregate_not_shapeable")
-            )
+            if isinstance(content, Exception):
+                raise content
+            body = self.shape(run) if content is None else content
         except GatewayError as error:
             return self._problem(run, error)
         missing = self.missing(run)

@@ -15,6 +15,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from twisted.python.failure import Failure
+
+from apigw.aggregation.expressions import ExpressionFailed
 from apigw.aggregation.outcome import CANCELLED, OK, Outcome, failed
 from apigw.aggregation.plan import Asking
 from apigw.exchange.body import Body, keep
@@ -25,6 +28,7 @@ from apigw.exchange.responder import Responder
 from apigw.exchange.response import Response
 from apigw.http.fields import serialise
 from apigw.json_text import read
+from apigw.net.side_work import Beside
 
 Told = Callable[["Ask", Outcome], None]
 TRACE = (b"traceparent", b"tracestate", b"baggage")
@@ -80,6 +84,7 @@ class Services:
     """
     Whom to ask, and how much of an answer is taken.
 
+    :ivar beside: works on what is large (``net.side_work``).
     :ivar forwards: what sends requests on, by name of upstream. :ivar max_answer: bytes. :ivar max_depth: of JSON.
     """
 
@@ -87,6 +92,7 @@ class Services:
     clock: Callable[[], float]
     max_answer: int
     max_depth: int
+    beside: Beside
 
 
 class Ask:
@@ -261,23 +267,55 @@ class Ask:
         if len(data) > services.max_answer:
             self._too_large()
             return
-        headers = response.headers
-        coding = headers.get(b"content-encoding")
+        coding = response.headers.get(b"content-encoding")
+        if len(data) > AT_ONCE or (coding is not None and data):
+            services.beside(lambda: self._read(data, response.headers, coding)).addCallbacks(self._valued, self._unread)
+            return
         try:
-            if coding is not None:
-                data = _decoded(data, coding, services.max_answer)
-            if self._asking.text:
-                value: Any = _text(data, headers)
-            else:
-                value = read(data, depth=services.max_depth) if data else None
-        except _TooLarge:
+            answer = self._read(data, response.headers, coding)
+        except Exception as error:
+            self._unread(error)
+        else:
+            self._valued(answer)
+
+    def _read(self, data: bytes, headers: Headers, coding: bytes | None) -> tuple[Any, int]:
+        """The value of the content, and the bytes of its text."""
+        services = self._services
+        if coding is not None:
+            data = _decoded(data, coding, services.max_answer)
+        if self._asking.text:
+            value: Any = _text(data, headers)
+        else:
+            value = read(data, depth=services.max_depth) if data else None
+        if self._asking.select is not None:
+            value = self._asking.select(value)
+        return value, len(data)
+
+    def _valued(self, answer: tuple[Any, int]) -> None:
+        response = self._response
+        if response is not None:
+            value, size = answer
+            self._tell(Outcome(OK, value, status=response.status, headers=(response.headers,), size=size))
+
+    def _unread(self, why: Exception | Failure) -> None:
+        error = why.value if isinstance(why, Failure) else why
+        assert error is not None
+        if isinstance(error, _TooLarge):
             self._too_large()
-            return
-        except ValueError as error:
+        elif isinstance(error, GatewayError):
+            self._fail(error)
+        elif isinstance(error, ExpressionFailed):
+            self._tell(failed(reason="call_expression_failed", fault=502, detail=f"`select` failed: {error}"))
+        elif isinstance(error, ValueError):
+            status = self._response.status if self._response is not None else 0
             detail = f"the answer can't be read: {error}"
-            self._tell(failed(reason="call_invalid_answer", fault=502, detail=detail, status=response.status))
-            return
-        self._tell(Outcome(OK, value, status=response.status, headers=(headers,), size=len(data)))
+            self._tell(failed(reason="call_invalid_answer", fault=502, detail=detail, status=status))
+        else:
+            raise error
+
+
+AT_ONCE = 32 * 1024
+"""Bytes of an answer that are read at once: that takes 2 ms. More is read beside the reactor."""
 
 
 class _TooLarge(Exception):

@@ -26,10 +26,14 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode
 
+from twisted.python.failure import Failure
+
+from apigw.aggregation.asking import AT_ONCE
 from apigw.aggregation.batch_items import Callers, Item, invalid, read
 from apigw.aggregation.deadlines import Deadlines
 from apigw.aggregation.settings import BatchSettings
@@ -44,6 +48,7 @@ from apigw.exchange.response import Response
 from apigw.http.targets import split_target
 from apigw.json_text import InvalidJSON, TooManyValues, write
 from apigw.json_text import read as read_json
+from apigw.net.side_work import Beside, at_once
 from apigw.net.timers import Wheel
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
@@ -64,7 +69,8 @@ class Batch:
     finished: Finished
     callers: Callers
 
-    def __init__(self, settings: BatchSettings, wheel: Wheel) -> None:
+    def __init__(self, settings: BatchSettings, wheel: Wheel, beside: Beside = at_once) -> None:
+        self.beside = beside
         self.settings = settings
         self.wheel = wheel
         self.clock = wheel.clock
@@ -103,8 +109,9 @@ class Batch:
         if kind != b"application/json":
             raise ClientFault("a batch must be application/json", status=415, reason="media_type_refused")
         data = b"" if request.body is None else await request.body.collect(settings.max_body)
+        reading = partial(read_json, data, depth=settings.max_depth, unique=True)
         try:
-            whole = read_json(data, depth=settings.max_depth, unique=True)
+            whole = reading() if len(data) <= AT_ONCE else await self.beside(reading)
         except TooManyValues as error:
             raise JSONTooLarge(str(error)) from None
         except InvalidJSON as error:
@@ -178,9 +185,21 @@ class _Work:
                     break
         self._going = False
         if not self._todo and not self._running and self._done is not None:
-            done, self._done = self._done, None
             self._deadlines.remove(self)
-            body = write([item.answer for item in self._items])
+            answers = [item.answer for item in self._items]
+            if self._size <= AT_ONCE:
+                self._respond(write(answers))
+            else:
+                self._batch.beside(lambda: write(answers)).addCallbacks(self._respond, self._unwritten)
+
+    def _unwritten(self, failure: Failure) -> None:
+        done, self._done = self._done, None
+        if done is not None and failure.value is not None:
+            done(failed(self._request, failure.value))
+
+    def _respond(self, body: bytes) -> None:
+        done, self._done = self._done, None
+        if done is not None:
             pairs = [(b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store")]
             pairs += [pair for cookies in self._cookies for pair in cookies]
             done(Response(200, Headers(pairs), body))
@@ -247,11 +266,14 @@ class _Work:
         """Cookies are the browser's, whatever becomes of the content: no page may read one that is HttpOnly."""
         self._cookies[item.place] = [(b"Set-Cookie", value) for value in response.headers.get_all(b"set-cookie")]
 
-    def _answered(self, item: Item, response: Response, data: bytes | None) -> None:
+    def _answered(
+        self, item: Item, response: Response, data: bytes | None, described: dict[str, Any] | None = None
+    ) -> None:
         """
         One of them is answered.
 
         :param data: its content, where that is not in ``response``.
+        :param described: what is answered, if that is known.
         """
         inner = self._running.pop(item).request
         if data is None:
@@ -259,10 +281,10 @@ class _Work:
         self._size += len(data)
         if self._size > self._batch.settings.max_answers:
             fault = UpstreamFault("all answers together are too large", reason="call_answer_too_large")
-            response = problem(inner, fault)
+            response, described = problem(inner, fault), None
             data = response.body if isinstance(response.body, bytes) else b""
         self._over(inner, response.status, len(data))
-        item.answer = answer = _described(response, data, self._batch.settings.max_depth)
+        item.answer = answer = described or _described(response, data, self._batch.settings.max_depth)
         for name in item.names:
             if "body" in answer:
                 self._values[name] = answer["body"]
@@ -313,9 +335,25 @@ class _Collecting:
             keep(self._pieces, data)
 
     def body_end(self, trailers: list[Pair] | None) -> None:
+        work, response = self._work, self._response
+        if work is None or response is None:
+            return
+        data = b"".join(self._pieces)
+        described = partial(_described, response, data, work._batch.settings.max_depth)
+        if len(data) <= AT_ONCE:
+            self._finish(response, data, described())
+        else:
+            work._batch.beside(described).addCallbacks(partial(self._finish, response, data), self._unread)
+
+    def _finish(self, response: Response, data: bytes, described: dict[str, Any]) -> None:
         work, self._work = self._work, None
-        if work is not None and self._response is not None:
-            work._answered(self._item, self._response, b"".join(self._pieces))
+        if work is not None:
+            work._answered(self._item, response, data, described)
+
+    def _unread(self, failure: Failure) -> None:
+        work, self._work = self._work, None
+        if work is not None and failure.value is not None:
+            work._answered(self._item, failed(self.request, failure.value), None)
 
     def body_failed(self, error: GatewayError) -> None:
         work = self._work

@@ -41,6 +41,7 @@ class Asking:
 
     :ivar pairs: fields that are the same each time. :ivar lines: these, ready to be sent. :ivar fields: the others.
     :ivar names: of all fields that the call has by itself, in lower case.
+    :ivar select: what is taken out of the answer.
     :ivar passed: statuses outside of ``expect`` that the client gets as they are.
     """
 
@@ -56,6 +57,7 @@ class Asking:
     expect: frozenset[int]
     text: bool = False
     passed: frozenset[int] = frozenset()
+    select: Expression | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -186,6 +188,7 @@ def _asking(name: str, settings: CallSettings | UndoSettings, text: bool = False
         settings.expect,
         text,
         settings.pass_statuses if isinstance(settings, CallSettings) and not settings.optional else frozenset(),
+        settings.select if isinstance(settings, CallSettings) else None,
     )
 
 

@@ -152,6 +152,11 @@ class Run:
         for ask in list(self._active):
             ask.fail(_late())
 
+    @property
+    def size(self) -> int:
+        """Bytes of all answers."""
+        return self._size
+
     def cancel(self) -> None:
         """The client is gone."""
         self.gone = True
@@ -243,11 +248,6 @@ class Run:
             if self._size > place.max_answers:
                 detail = f"all answers together have more than the {place.max_answers} bytes that are taken"
                 outcome = failed(reason="call_answer_too_large", fault=502, detail=detail)
-            elif call.settings.select is not None:
-                try:
-                    outcome.value = call.settings.select(outcome.value)
-                except ExpressionFailed as error:
-                    outcome = failed(reason="call_expression_failed", fault=502, detail=f"`select` failed: {error}")
         kept = place.kept[call.index]
         if kept is not None:
             kept.over(ask, outcome)

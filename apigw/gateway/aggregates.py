@@ -45,12 +45,12 @@ def wrong_aggregates(configuration: Configuration) -> Iterator[Problem]:
 def aggregate_route(settings: Any, route: Any, shared: Shared, upstreams: Any) -> Responder:
     """What an ``[aggregate]`` does."""
     clients: Mapping[str, Any] = upstreams.clients
-    return aggregate(route.name, settings, clients, shared.wheel)
+    return aggregate(route.name, settings, clients, shared.wheel, shared.side_work)
 
 
 def batch_route(settings: Any, route: Any, shared: Shared, upstreams: Any) -> Responder:
     """What a ``[batch]`` does, once it was shown the tree."""
-    return Batch(settings, shared.wheel)
+    return Batch(settings, shared.wheel, shared.side_work)
 
 
 def show_tree(responders: Iterable[Responder], root: GatewayResource, shared: Shared, policies: Iterable[Any]) -> None:

@@ -16,6 +16,7 @@ from apigw.exchange.request import Request
 from apigw.gateway.fetching import Outside
 from apigw.net.files import Files
 from apigw.net.resolver import Resolver
+from apigw.net.side_work import SideWork
 from apigw.net.timers import TICK, Wheel
 from apigw.observability.instruments import FILE_FAILURES
 from apigw.observability.metrics import Metrics
@@ -50,6 +51,7 @@ class Shared:
         self.dialling = Dialling(self.names)
         self.outside = Outside(self.wheel, self.later, self.dialling)
         self.files = Files(self._count_file)
+        self.side_work = SideWork()
         self.ready = False
         self.finished: Callable[[Request, int, int, float], None] = lambda *_: None
         self.root: GatewayResource | None = None

@@ -202,6 +202,7 @@ class _Maker:
             limits=shared.limits,
             files=shared.files,
             call_in_thread=deferToThread,
+            beside=shared.side_work,
             policy=self.policy,
             log=logger,
             count=functools.partial(_count, shared.metrics, f"{kind} {name}".rstrip()),

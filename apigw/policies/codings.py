@@ -24,6 +24,9 @@ MOST_CODINGS = 2
 PIECE = 64 * 1024
 """Bytes that a decoder puts out at a time, roughly."""
 
+MOST_RATIO = 100
+"""How many times as long content may become that is looked at: JSON hardly ever does, a bomb 1,000 times."""
+
 _RATIO_COUNTS_FROM = 1 << 20
 """Bytes of output below which nobody minds the ratio: a short run of zeros is no attack."""
 
@@ -156,15 +159,17 @@ def encoded(data: bytes, codings: list[bytes]) -> bytes:
     return data
 
 
-def decoded(data: bytes, codings: list[bytes], limit: int) -> bytes:
+def decoded(data: bytes, codings: list[bytes], limit: int, ratio: int = MOST_RATIO) -> bytes:
     """
     The opposite of ``encoded``.
 
-    :raises Bomb: when it becomes more than ``limit`` bytes. :raises CodingError: when it is not decodable.
+    :param ratio: how many times as much as went in, from 1 MiB on.
+    :raises Bomb: when it becomes more than that, or than ``limit`` bytes.
+    :raises CodingError: when it is not decodable.
     """
     check_codings(codings)
     for coding in reversed(codings):
-        decoder = Decoder(coding, limit)
+        decoder = Decoder(coding, limit, ratio)
         data = b"".join(decoder.decode(data))
         decoder.finish()
     return data

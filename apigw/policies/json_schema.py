@@ -15,9 +15,9 @@ Not here: schemas that an OpenAPI document has (``openapi``).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -38,11 +38,11 @@ from apigw.policies.json_bodies import (
     ResponseNotAsDescribed,
     Schema,
     Violation,
-    has_many,
     is_json,
     json_fault,
     read_judged,
     read_schema,
+    violations_of,
 )
 from apigw.policies.policy import Environment, Policy, PolicySettings
 
@@ -61,7 +61,7 @@ class Settings(PolicySettings):
     max_size: Annotated[Size, Field(ge=1, le=64 << 20)] = 1 << 20
     """Bytes of content that are looked at; more is refused."""
     max_json_values: MostValues = MOST_VALUES
-    """Values (items and members) that the JSON may have; a request with more gets 413."""
+    """Names and values that the JSON may have; a request with more gets 413."""
 
     @model_validator(mode="after")
     def _says_something(self) -> Settings:
@@ -92,8 +92,10 @@ class JSONSchema(Policy[Settings]):
     async def _checked(self, request: Request, body: Body, schema: Schema) -> Response | None:
         data, request.body = await gathered(body, self.settings.max_size)
         codings = codings_of(request.headers.joined(b"content-encoding"))
-        value, many = parsed_request(data, codings, self.settings.max_size, self.settings.max_json_values)
-        return refusal(request, schema.violations(value, many=many))
+        settings = self.settings
+        read = request_reader(data, codings, settings.max_size, settings.max_json_values)
+        size = len(data or b"")
+        return refusal(request, await violations_of(self.environment, schema, read, size, coded=bool(codings)))
 
     def on_response(self, request: Request, response: Response) -> Response | Awaitable[Response]:
         if self._response is None or response.error is not None or response.status not in self.settings.statuses:
@@ -111,9 +113,13 @@ class JSONSchema(Policy[Settings]):
             data, response.body = await gathered(response.body, limit)
         if data is None or len(data) > limit:
             raise ResponseTooLarge(f"the service's response has more than the {limit} bytes that are checked")
+        whole, codings = data, codings_of(response.headers.joined(b"content-encoding"))
+
+        def read() -> Any:
+            return read_judged(decoded(whole, codings, limit), self.settings.max_json_values)
+
         try:
-            data = decoded(data, codings_of(response.headers.joined(b"content-encoding")), limit)
-            violations = schema.violations(read_judged(data, self.settings.max_json_values), many=has_many(data))
+            violations = await violations_of(self.environment, schema, read, len(data), coded=bool(codings))
         except (InvalidJSON, CodingError) as error:
             violations = [{"pointer": "", "message": str(error)}]
         if violations:
@@ -138,17 +144,20 @@ def decoded_request(data: bytes | None, codings: list[bytes], limit: int) -> byt
         raise refusal_of(error) from None
 
 
-def parsed_request(data: bytes | None, codings: list[bytes], limit: int, most: int) -> tuple[object, bool]:
+def request_reader(data: bytes | None, codings: list[bytes], limit: int, most: int) -> Callable[[], Any]:
     """
-    The JSON of a request, and whether it has many values.
+    What reads the JSON of a request.
 
-    :raises ClientFault: when it is too long, not decodable, or no JSON.
+    It raises ClientFault when that is too long, not decodable, or no JSON.
     """
-    data = decoded_request(data, codings, limit)
-    try:
-        return read_judged(data, most, unique=True), has_many(data)
-    except InvalidJSON as error:
-        raise json_fault(error) from None
+
+    def read() -> Any:
+        try:
+            return read_judged(decoded_request(data, codings, limit), most, unique=True)
+        except InvalidJSON as error:
+            raise json_fault(error) from None
+
+    return read
 
 
 def refusal(request: Request, violations: list[Violation]) -> Response | None:

@@ -372,7 +372,7 @@ class RemoteKeySet(KeySet):
         if answer.status != 200:
             raise ValueError(f"it was answered with {answer.status}")
         read: Callable[[], list[VerifyingKey]] = partial(from_jwks, answer.body, secrets=False)
-        self._replace(await self._environment.call_in_thread(read) if len(answer.body) > AT_ONCE else read())
+        self._replace(await self._environment.beside(read) if len(answer.body) > AT_ONCE else read())
         for directive in (answer.headers.joined(b"cache-control") or b"").lower().split(b","):
             name, _, seconds = directive.strip().partition(b"=")
             if name == b"max-age" and seconds.isdigit() and len(seconds) < 10:

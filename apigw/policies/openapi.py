@@ -35,8 +35,8 @@ from apigw.json_text import MOST_VALUES
 from apigw.policies.codings import codings_of
 from apigw.policies.forms import multipart_form, urlencoded
 from apigw.policies.gathered import gathered
-from apigw.policies.json_bodies import MANY, MostValues, NotAsDescribed, Violation
-from apigw.policies.json_schema import decoded_request, parsed_request
+from apigw.policies.json_bodies import MostValues, NotAsDescribed, Violation, violations_of
+from apigw.policies.json_schema import decoded_request, request_reader
 from apigw.policies.openapi_document import Document, Operation, Parameter, reader_of
 from apigw.policies.policy import Environment, Policy, PolicySettings
 
@@ -57,7 +57,7 @@ class Settings(PolicySettings):
     max_size: Annotated[Size, Field(ge=1, le=64 << 20)] = 1 << 20
     """Bytes of content that are looked at; more is refused."""
     max_json_values: MostValues = MOST_VALUES
-    """Values (items and members) that the JSON may have; a request with more gets 413."""
+    """Names and values that the JSON may have; a request with more gets 413."""
 
 
 class OpenAPI(Policy[Settings]):
@@ -142,20 +142,24 @@ class OpenAPI(Policy[Settings]):
         limit = self.settings.max_size
         data, request.body = await gathered(body, limit)
         codings = codings_of(request.headers.joined(b"content-encoding"))
+        wrong: list[Violation] = []
         if reader == "json":
-            value, many = parsed_request(data, codings, limit, self.settings.max_json_values)
+            read = request_reader(data, codings, limit, self.settings.max_json_values)
         else:
-            data = decoded_request(data, codings, limit)
-            many = False
-            if reader == "text":
-                value = content.of_text(data)
-            else:
-                boundary = request.headers.get(b"content-type") if kind == "multipart/form-data" else None
-                fields = urlencoded(data) if boundary is None else multipart_form(data, boundary)
-                value, wrong = content.of_form(fields)
-                violations += [{"in": "body", **violation} for violation in wrong]
-                many = len(fields) > MANY
-        violations += [{"in": "body", **violation} for violation in content.schema.violations(value, many=many)]
+            boundary = request.headers.get(b"content-type") if kind == "multipart/form-data" else None
+
+            def read() -> Any:
+                whole = decoded_request(data, codings, limit)
+                if reader == "text":
+                    return content.of_text(whole)
+                fields = urlencoded(whole) if boundary is None else multipart_form(whole, boundary)
+                value, found = content.of_form(fields)
+                wrong.extend(found)
+                return value
+
+        size = len(data or b"")
+        found = await violations_of(self.environment, content.schema, read, size, coded=bool(codings))
+        violations += [{"in": "body", **violation} for violation in (*wrong, *found)]
         return _refusal(request, violations)
 
     def _unchecked(self, kind: str) -> None:
@@ -169,7 +173,7 @@ def _checked(parameter: Parameter, value: Any) -> Iterable[Violation]:
         if parameter.required:
             yield _violation(parameter.place, parameter.name, "it is missing")
         return
-    for violation in parameter.schema.violations(value, many=False) if parameter.schema is not None else ():
+    for violation in parameter.schema.violations(value) if parameter.schema is not None else ():
         yield {"in": parameter.place, "name": parameter.name, **violation}
 
 

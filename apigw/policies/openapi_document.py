@@ -16,7 +16,7 @@ import jsonschema_rs
 from apigw.config.regex import Regex
 from apigw.json_text import MOST_VALUES, InvalidJSON
 from apigw.policies.forms import Field
-from apigw.policies.json_bodies import Schema, Violation, is_json, load_document, pointer, read_judged
+from apigw.policies.json_bodies import Schema, Violation, branches, is_json, load_document, pointer, read_judged
 
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 _URI = "urn:apigw:openapi"
@@ -85,9 +85,7 @@ class Document:
             if not reference.startswith("#/"):
                 raise ValueError(f"$ref {reference} leads out of the document: bundle it first")
             pointer = tuple(step.replace("~1", "/").replace("~0", "~") for step in reference[2:].split("/"))
-            node = self._root
-            for step in pointer:
-                node = node[int(step)] if isinstance(node, list) else node[step]
+            node = self._at(pointer)
         raise ValueError("a $ref leads to itself")
 
     def _schema(self, pointer: tuple[str, ...]) -> Schema:
@@ -95,7 +93,29 @@ class Document:
         steps = "".join(
             char if char.isascii() and (char.isalnum() or char in "/~-_.%$") else _quoted(char) for char in steps
         )
-        return Schema({"$ref": f"{_URI}#/{steps}"}, registry=self._registry)
+        schema = Schema({"$ref": f"{_URI}#/{steps}"}, registry=self._registry)
+        schema.branching = self._branches(self._at(pointer), set())
+        return schema
+
+    def _at(self, pointer: tuple[str, ...]) -> Any:
+        node = self._root
+        for step in pointer:
+            node = node[int(step)] if isinstance(node, list) else node[step]
+        return node
+
+    def _branches(self, node: Any, seen: set[str]) -> bool:
+        """``branches`` of a schema, and of all that it refers to."""
+        if isinstance(node, dict):
+            reference = node.get("$ref")
+            if isinstance(reference, str) and reference not in seen:
+                seen.add(reference)
+                try:
+                    if self._branches(self._resolved(node, ())[0], seen):
+                        return True
+                except (KeyError, IndexError, ValueError):
+                    return True
+            return branches(dict.fromkeys(node)) or any(self._branches(each, seen) for each in node.values())
+        return isinstance(node, list) and any(self._branches(each, seen) for each in node)
 
     def _path(self, template: str, item: Any, pointer: tuple[str, ...]) -> PathItem:
         shared = self._parameters(item, pointer)

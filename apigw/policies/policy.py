@@ -132,7 +132,8 @@ class Environment:
     :ivar clock: monotonic seconds. :ivar now: wall-clock seconds since the epoch.
     :ivar later: call something after so many seconds; what is returned cancels it.
     :ivar files: reads files beside the reactor, and says which can't be used.
-    :ivar call_in_thread: run something that takes long outside of the reactor.
+    :ivar call_in_thread: run something that takes long, and lets go of the interpreter, outside of the reactor.
+    :ivar beside: run something that takes long and holds the interpreter: one at a time, at most 64 wait.
     :ivar policy: another section's policy by kind and name, for a policy made of policies. Raises LookupError.
     :ivar count: add one to the policy's metric for an event, like ``would_deny`` or ``key_fetch_failed``.
     """
@@ -147,6 +148,7 @@ class Environment:
     limits: Limits
     files: Files
     call_in_thread: Callable[..., Awaitable[Any]]
+    beside: Callable[[Callable[[], Any]], Awaitable[Any]]
     policy: Callable[[str, str], Any]
     log: Logger
     count: Callable[[str], None]

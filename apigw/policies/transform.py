@@ -32,7 +32,7 @@ from apigw.json_text import MOST_VALUES, InvalidJSON, read_exactly, write
 from apigw.policies.body_limit import ResponseTooLarge
 from apigw.policies.codings import CodingError, codings_of, decoded, encoded, refusal_of
 from apigw.policies.gathered import body_of, gathered
-from apigw.policies.json_bodies import MostValues, is_json, json_fault
+from apigw.policies.json_bodies import AT_ONCE, MostValues, is_json, json_fault
 from apigw.policies.policy import Policy, PolicySettings
 
 
@@ -61,7 +61,7 @@ class Settings(PolicySettings):
     max_size: Annotated[Size, Field(ge=1, le=64 << 20)] = 1 << 20
     """Bytes of content that are taken, before and after decoding; more is refused."""
     max_json_values: MostValues = MOST_VALUES
-    """Values (items and members) that the JSON may have; a request with more gets 413."""
+    """Names and values that the JSON may have; a request with more gets 413."""
 
     @model_validator(mode="after")
     def _says_something(self) -> Settings:
@@ -69,9 +69,6 @@ class Settings(PolicySettings):
             raise Wrong("it changes nothing: request or response is needed")
         return self
 
-
-AT_ONCE = 32 * 1024
-"""Bytes of JSON that are worked on at once. JMESPath is Python: more goes to a thread, and other requests go on."""
 
 _OF_THE_BYTES = frozenset((b"content-length", b"content-md5", b"digest", b"content-digest", b"repr-digest"))
 
@@ -116,7 +113,7 @@ class Transform(Policy[Settings]):
     async def _made(self, data: bytes, codings: list[bytes], *, request: bool) -> bytes:
         if len(data) <= AT_ONCE and not codings:
             return _transformed(self.settings, data, codings, request=request)
-        made: bytes = await self.environment.call_in_thread(
+        made: bytes = await self.environment.beside(
             partial(_transformed, self.settings, data, codings, request=request)
         )
         return made

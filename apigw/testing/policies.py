@@ -160,6 +160,9 @@ class World:
         self.in_threads += 1
         return succeed(call(*arguments))
 
+    def beside(self, work: Callable[[], Any]) -> Awaitable[Any]:
+        return self.call_in_thread(work)
+
     def policy(self, kind: str, name: str) -> Any:
         return self.policies[kind, name]
 
@@ -178,6 +181,7 @@ class World:
             limits=MemoryLimits(self.clock, self.later),
             files=self.files,
             call_in_thread=self.call_in_thread,
+            beside=self.beside,
             policy=self.policy,
             log=Logger("policies", observer=cast("ILogObserver", self.logged.append)),
             count=self.count,
