@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from apigw.config.addresses import EndpointAddress
 from apigw.config.binding import bind
@@ -101,6 +102,11 @@ def _loaded(
     problems += _same_endpoints(configuration)
     problems += _checked(configuration, checks, certain=not _errors(problems))
     if _errors(problems):
+        # Letting go of all of it at once would hold up a gateway whose reload this is.
+        parts: list[dict[Any, Any]] = [document.sections, policies, *sections.values(), *drafts.values()]
+        for some in parts:
+            while some:
+                some.popitem()
         raise ConfigurationError(problems)
     if not configuration.listens:
         problems.append(_no_listener(configuration))

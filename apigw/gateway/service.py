@@ -45,7 +45,7 @@ from apigw.gateway.policies import BuiltPolicy
 from apigw.gateway.upstream_metrics import measure
 from apigw.gateway.upstreams import Upstreams
 from apigw.gateway.views import AdminListening
-from apigw.net.slices import at_once, in_slices, quick_turns, release, within, young_collected
+from apigw.net.slices import at_once, beside_requests, in_slices, release, within
 from apigw.net.sockets import CannotListen, Descriptors, use_mode
 from apigw.net.systemd import Systemd
 from apigw.net.threads import in_daemon
@@ -341,12 +341,10 @@ class GatewayService(Service):
     async def _reload(self) -> None:
         self._systemd.reloading()
         pieces: list[Any] = []
-        with young_collected():
+        with beside_requests():
             try:
                 path = self.configuration.path
-                with quick_turns():
-                    configuration = await in_daemon(lambda: load(path), "apigw reload")
-                pieces = await self._replace(configuration)
+                pieces = await self._replace(await in_daemon(lambda: load(path), "apigw reload"))
             except ConfigurationError as error:
                 self._reload_failed([str(each) for each in error.problems])
             except (CannotListen, CannotStart, OSError, ValueError) as error:
@@ -355,8 +353,8 @@ class GatewayService(Service):
                 log.failure("the new configuration can't be built")
                 self._reload_failed([f"{type(error).__name__} (a defect of apigw; the log has more)"])
             await release(pieces)
-        if len(self.configuration.order) >= MANY_SECTIONS:
-            gc.freeze()  # to look through so many objects would hold the loop
+            if len(self.configuration.order) >= MANY_SECTIONS:
+                gc.freeze()  # to look through so many objects would hold the loop
         self._reloading = False
         self._systemd.ready(f"serving {len(self.generation.facts)} routes")
         if self._reload_again:

@@ -26,7 +26,7 @@ from apigw.gateway.environment import Shared
 from apigw.gateway.levers import levers
 from apigw.gateway.listening import take_over
 from apigw.gateway.revoking import revoking
-from apigw.net.slices import in_slices, quick_turns
+from apigw.net.slices import beside_requests, in_slices
 from apigw.net.sockets import remove_path
 from apigw.net.threads import in_daemon
 from apigw.observability.metrics import Snapshot
@@ -68,7 +68,7 @@ class ServiceViews:
         """Which configuration is in force."""
         service = self._service
         configuration = service.generation.configuration
-        with quick_turns():
+        with beside_requests():
             document = await in_daemon(lambda: read(configuration.path, os.environ), "apigw configuration status")
         error = service.last_error
         return {

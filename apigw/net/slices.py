@@ -2,7 +2,7 @@
 Long work beside requests: nothing holds the loop for longer than a slice.
 
     generation = await in_slices(build_steps(...))      # work on what the loop's thread owns
-    with quick_turns():
+    with beside_requests():
         configuration = await in_daemon(...)            # work on data that nobody else has yet, and waiting for files
 
 Work in slices is a generator that yields wherever it may pause.
@@ -41,15 +41,16 @@ def at_once(steps: Generator[None, None, T]) -> T:
 async def in_slices(steps: Generator[None, None, T]) -> T:
     """Do the work, and give the loop a turn after each ``SLICE``."""
     until = perf_counter() + SLICE
-    try:
-        while True:
-            next(steps)
-            if perf_counter() >= until:
-                await asyncio.sleep(0)
-                until = perf_counter() + SLICE
-    except StopIteration as end:
-        result: T = end.value
-        return result
+    with beside_requests():
+        try:
+            while True:
+                next(steps)
+                if perf_counter() >= until:
+                    await asyncio.sleep(0)
+                    until = perf_counter() + SLICE
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
 
 def within(manager: AbstractContextManager[object], steps: Generator[None, None, T]) -> Generator[None, None, T]:
@@ -62,23 +63,6 @@ def within(manager: AbstractContextManager[object], steps: Generator[None, None,
                 result: T = end.value
                 return result
         yield
-
-
-_hurried: list[float] = []
-"""What the interval was, for each ``quick_turns`` that is not over."""
-
-
-@contextmanager
-def quick_turns() -> Iterator[None]:
-    """Inside, a thread that computes for long gives way to the loop's after ``SWITCH``."""
-    _hurried.append(_hurried[0] if _hurried else sys.getswitchinterval())
-    sys.setswitchinterval(min(SWITCH, _hurried[0]))
-    try:
-        yield
-    finally:
-        former = _hurried.pop()
-        if not _hurried:
-            sys.setswitchinterval(former)
 
 
 async def release(things: list[Any]) -> None:
@@ -105,12 +89,24 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
+_before: list[tuple[float, tuple[int, int, int]]] = []
+"""The interval and thresholds of before, for each ``beside_requests`` that is not over."""
+
+
 @contextmanager
-def young_collected() -> Iterator[None]:
-    """Collect no garbage among old objects inside: while very many are made, that is much work, and finds nothing."""
-    young, middle, old = gc.get_threshold()
+def beside_requests() -> Iterator[None]:
+    """
+    Inside, requests go first: a thread that computes for long gives way to the loop's after ``SWITCH``, and no garbage
+    is collected among old objects. While very many are made, that would take long each time, and find nothing.
+    """
+    _before.append(_before[0] if _before else (sys.getswitchinterval(), gc.get_threshold()))
+    interval, (young, middle, _) = _before[0]
+    sys.setswitchinterval(min(SWITCH, interval))
     gc.set_threshold(young, middle, 1_000_000_000)
     try:
         yield
     finally:
-        gc.set_threshold(young, middle, old)
+        interval, thresholds = _before.pop()
+        if not _before:
+            sys.setswitchinterval(interval)
+            gc.set_threshold(*thresholds)
