@@ -56,10 +56,13 @@ def bind(section: Section, settings: type[Settings], elsewhere: Mapping[str, str
         placed[steps] = option
         if not option.broken:
             _put(tree, steps, option.value)
-    gone = any(option.broken for option in section.options.values())
-    explain = _Explanation(section, settings, placed)
     with noting() as bound.references:
         made, errors = _made(settings, tree)
+    gone = any(option.broken for option in section.options.values())
+    if not (errors or gone or bound.problems):
+        bound.settings = made
+        return bound
+    explain = _Explanation(section, settings, placed)
     while errors:
         for each in errors:
             bound.problems += explain.problem(each, broken=gone)
@@ -73,10 +76,7 @@ def bind(section: Section, settings: type[Settings], elsewhere: Mapping[str, str
             return bound
         with noting():
             made, errors = _made(settings, tree)
-    if gone or bound.problems:
-        bound.draft = made
-    else:
-        bound.settings = made
+    bound.draft = made
     return bound
 
 

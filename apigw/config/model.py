@@ -50,6 +50,15 @@ class Settings(pydantic.BaseModel):
     own_option: ClassVar[str] = ""
 
 
+class _Nothing(dict[Any, Any]):
+    def __hash__(self) -> int:  # type: ignore[override]
+        return 0
+
+
+NOTHING = _Nothing()
+"""An empty mapping as default: pydantic copies each one that has no hash, for every section that is made."""
+
+
 @dataclass(frozen=True, slots=True)
 class Allowed:
     """

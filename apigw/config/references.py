@@ -11,10 +11,9 @@ Not here: what sections there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, NamedTuple
 
 from apigw.config.text import Text, Wrong
@@ -35,15 +34,18 @@ class Reference:
 _noted: ContextVar[list[Reference] | None] = ContextVar("noted", default=None)
 
 
-@contextmanager
-def noting() -> Iterator[list[Reference]]:
+class noting:  # noqa: N801 - it is used like a function; as a generator it would take five times as long
     """Collect the references of the settings that are made inside."""
-    found: list[Reference] = []
-    token = _noted.set(found)
-    try:
-        yield found
-    finally:
-        _noted.reset(token)
+
+    __slots__ = ("_token",)
+
+    def __enter__(self) -> list[Reference]:
+        found: list[Reference] = []
+        self._token = _noted.set(found)
+        return found
+
+    def __exit__(self, *_: object) -> None:
+        _noted.reset(self._token)
 
 
 def refer(text: Text, role: str) -> str:
@@ -84,10 +86,18 @@ def parse_policy(text: Text) -> PolicyReference:
     refer(text, POLICY)
     if "|" in text:
         return PolicyReference("auth", " | ".join(map(str, parse_alternatives(text))))
+    item = _item(str(text))
+    if item is None:
+        raise Wrong("{shown} names no policy")
+    return item
+
+
+@lru_cache(maxsize=4096)  # many routes list the same policies
+def _item(text: str) -> PolicyReference | None:
     removed = text.startswith("-")
     words = text.removeprefix("-").split()
     if not words or len(words) > 2 or text.startswith(("- ", "--")):
-        raise Wrong("{shown} names no policy")
+        return None
     if len(words) == 1:
         return PolicyReference("", words[0], removed=True) if removed else PolicyReference(words[0], "")
     return PolicyReference(words[0], words[1], removed)

@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field, model_validator
 
-from apigw.config.model import Settings
+from apigw.config.model import NOTHING, Settings
 from apigw.config.references import Authentication, PolicyItem, UpstreamName
 from apigw.config.regex import NotSupported, Regex
 from apigw.config.text import Text, Wrong
@@ -164,8 +164,8 @@ class RouteSettings(Settings):
     path: Pattern = Field(description=_PATH)
     hosts: Several[Host] = Field((), description="Hosts, exact or `*.x`; none: any.")
     methods: Several[Method] = Field((), description="Methods; GET takes HEAD too. None: any.")
-    header: dict[str, str] = Field({}, description="What the header of this name must say.")
-    query: dict[str, str] = Field({}, description="What the parameter of this name must say.")
+    header: dict[str, str] = Field(NOTHING, description="What the header of this name must say.")
+    query: dict[str, str] = Field(NOTHING, description="What the parameter of this name must say.")
     priority: Annotated[int, Form("whole number", "a whole number, also below 0", parse_integer)] = Field(
         0, description="Of routes that match the same request, the one with the highest is chosen."
     )
@@ -211,12 +211,13 @@ class RouteSettings(Settings):
         dict[str, str],
         Form("theirs: ours list", "domains such as users.internal: shop.example", parse_cookie_domains, show_pairs),
     ] = Field(
-        {}, description="Domains of cookies that services set, as `theirs: ours`; `*` is any; nothing takes it out."
+        NOTHING,
+        description="Domains of cookies that services set, as `theirs: ours`; `*` is any; nothing takes it out.",
     )
     rewrite_cookie_path: Annotated[
         dict[str, str], Form("theirs: ours list", "paths such as /v1: /api/v1", parse_cookie_paths, show_pairs)
     ] = Field(
-        {}, description="Paths of cookies that services set, as `theirs: ours`; `*` is any; nothing takes it out."
+        NOTHING, description="Paths of cookies that services set, as `theirs: ours`; `*` is any; nothing takes it out."
     )
     timeout: RouteTimeouts = RouteTimeouts()
     max_body: SizeOrOff = Field(
@@ -238,20 +239,18 @@ class RouteSettings(Settings):
 
     @model_validator(mode="after")
     def _goes_somewhere(self) -> RouteSettings:
-        answers = [name for name in ("upstream", "redirect", "respond") if getattr(self, name) is not None]
+        all_answers = (("upstream", self.upstream), ("redirect", self.redirect), ("respond", self.respond))
+        answers = [name for name, value in all_answers if value is not None]
         if not answers:
             raise Wrong("the route goes nowhere", "one of upstream, redirect and respond")
         if len(answers) > 1:
             raise Wrong(f"the route has {' and '.join(answers)}", "one of them", option=answers[1])
-        forwarding = [name for name in _FORWARDING if name in self.model_fields_set]
-        if forwarding and "upstream" not in answers:
+        if self.upstream is None and (forwarding := [name for name in _FORWARDING if name in self.model_fields_set]):
             wrong = f"nothing is sent on where a route has {answers[0]}"
             raise Wrong(wrong, f"no {forwarding[0]}", option=forwarding[0])
-        ways = [name for name in ("rewrite", "strip_prefix", "add_prefix") if getattr(self, name) is not None]
-        if "rewrite" in ways and len(ways) > 1:
-            raise Wrong(
-                f"rewrite already makes the whole path, so {ways[1]} does nothing", "one of them", option=ways[1]
-            )
+        if self.rewrite is not None and (self.strip_prefix is not None or self.add_prefix is not None):
+            other = "add_prefix" if self.strip_prefix is None else "strip_prefix"
+            raise Wrong(f"rewrite already makes the whole path, so {other} does nothing", "one of them", option=other)
         return self
 
 

@@ -53,11 +53,15 @@ def takes_parameters(settings: Any, configuration: Configuration) -> bool:
 
 def answering(configuration: Configuration) -> list[tuple[Section, Settings]]:
     """The sections that answer requests and are right by themselves, in the order of the files."""
-    return [
-        ((kind, name), configuration.of(kind)[name])
-        for kind, name in configuration.order
-        if kind in ANSWERING and name in configuration.of(kind)
-    ]
+    found: list[tuple[Section, Settings]] | None = configuration.worked_out.get("answering")
+    if found is None:
+        right = {kind: configuration.of(kind) for kind in ANSWERING}
+        found = configuration.worked_out["answering"] = [
+            (section, right[section[0]][section[1]])
+            for section in configuration.order
+            if section[0] in right and section[1] in right[section[0]]
+        ]
+    return found
 
 
 def rules_of(configuration: Configuration) -> Mapping[Section, Rule[Section]]:
@@ -93,6 +97,8 @@ def target_path(settings: Any, pattern: PathPattern | None = None) -> TargetPath
     :param pattern: its path, if that is parsed already.
     :raises ValueError: a template or expression is wrong.
     """
+    if settings.strip_prefix is None and settings.add_prefix is None and settings.rewrite is None:
+        return None
     return compile_target(
         strip_prefix=settings.strip_prefix,
         add_prefix=settings.add_prefix,

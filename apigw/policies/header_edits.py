@@ -19,6 +19,7 @@ from collections.abc import Iterable
 
 from pydantic import Field, model_validator
 
+from apigw.config.model import NOTHING
 from apigw.config.text import Wrong
 from apigw.config.values import HeaderName, Pairs, Several
 from apigw.exchange.headers import Pair
@@ -38,15 +39,15 @@ class EditSettings(PolicySettings):
 
     remove: Several[HeaderName] = ()
     """Fields that go."""
-    rename: Pairs[str] = Field({})
+    rename: Pairs[str] = Field(NOTHING)
     """``Old: New`` items; what was called New before goes."""
-    replace: dict[str, TemplateText] = Field({})
+    replace: dict[str, TemplateText] = Field(NOTHING)
     """A new value for the field of this name, if it is there."""
-    set_: dict[str, TemplateText] = Field({}, alias="set")
+    set_: dict[str, TemplateText] = Field(NOTHING, alias="set")
     """The only value of the field of this name. If it can't be made, the field goes."""
-    add: dict[str, TemplateText] = Field({})
+    add: dict[str, TemplateText] = Field(NOTHING)
     """A value for the field of this name, if it is not there."""
-    append: dict[str, TemplateText] = Field({})
+    append: dict[str, TemplateText] = Field(NOTHING)
     """One more value for the field of this name."""
 
     @model_validator(mode="after")

@@ -30,6 +30,10 @@ from apigw.http.targets import normalise_path, places_in, valid_host, without_pa
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
+_NORMAL = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)+/?")
+"""Paths that have the normal form already, as most have."""
+
+
 class Kind(IntEnum):
     """The forms of a path pattern, the most specific first."""
 
@@ -183,6 +187,8 @@ def refuse_parameters(path: str) -> None:
 
 def static_path(path: str) -> bytes:
     """Configured text of a path in the form that requests' paths have."""
+    if _NORMAL.fullmatch(path):
+        return path.encode()
     if "?" in path:
         raise ValueError(f"{path!r} has a query: ask for parameters by query.NAME")
     try:
