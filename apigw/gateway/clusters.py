@@ -415,12 +415,22 @@ class Upstream:
         """Connect to this target, and close."""
         reached: Deferred[None] = Deferred(lambda _: cancel())
 
-        def connected(_: asyncio.Protocol) -> None:
-            cancel()  # it closes
+        def connected(probe: _Probe) -> None:
+            probe.transport.close()
             reached.callback(None)
 
-        cancel = self._dialler(target, timeout, None)(asyncio.Protocol, connected, reached.errback)
+        cancel = self._dialler(target, timeout, None)(_Probe, connected, reached.errback)
         return reached
+
+
+class _Probe(asyncio.Protocol):
+    """A connection that is only made."""
+
+    transport: asyncio.Transport
+    address = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]  # a stream's
 
 
 def _state(target: Target) -> str:

@@ -115,6 +115,8 @@ class Connecting:
             return True
         if code != errno.EINPROGRESS:
             sock.close()
+            if code == errno.EADDRNOTAVAIL and family == socket.AF_INET6:
+                code = errno.ENETUNREACH  # there is no IPv6 here; with IPv4, no port is left
             self._note(address, OSError(code, os.strerror(code)))
             return False
         self._running[sock] = address
@@ -135,7 +137,8 @@ class Connecting:
         self._go_on()
 
     def _note(self, address: Any, error: OSError) -> None:
-        self._error = error
+        if self._error is None or error.errno != errno.ENETUNREACH:  # which says least of the service
+            self._error = error
         self.passed_over.append(address)
 
     def _won(self, sock: socket.socket) -> None:

@@ -45,8 +45,8 @@ LARGEST_TCP = 16 * 1024
 MOST_ALIASES = 8
 """CNAME records that are followed when a server doesn't follow them itself."""
 
-NO_NAME_TTL = 5.0
-NO_DATA_TTL = 30.0
+NO_NAME_TTL = 1.0
+NO_DATA_TTL = 5.0
 """Seconds for which NXDOMAIN and NODATA hold at most (RFC 2308 allows more; services come and go quickly)."""
 
 

@@ -31,7 +31,7 @@ from twisted.names import dns
 
 from apigw.net.dns_queries import Answer, Queries, Unanswered
 from apigw.net.small_files import SmallFile
-from apigw.net.system_names import Addresses, Server, candidates, parse_hosts, parse_resolv_conf
+from apigw.net.system_names import Addresses, Hosts, Server, candidates, parse_resolv_conf
 
 log = Logger()
 
@@ -73,7 +73,7 @@ class Resolver:
         self.servers: tuple[Server, ...] = ()
         self.queries = Queries()
         self._clock = clock
-        self._hosts = SmallFile(hosts, parse_hosts, clock)
+        self._hosts = SmallFile(hosts, Hosts, clock)
         self._system = SmallFile(system, parse_resolv_conf, clock)
         self._kept: OrderedDict[tuple[str, int], _Kept] = OrderedDict()
 
@@ -191,7 +191,7 @@ class Resolver:
         if kind == dns.SRV:
             return None
         bare = name.removesuffix(".")
-        listed = self._hosts.get().get(bare)
+        listed = self._hosts.get().find(bare)
         if listed is None and (bare == LOOPBACK[0] or bare.endswith(LOOPBACK[1])):
             listed = ("::1", "127.0.0.1")
         if listed is None:
@@ -234,12 +234,13 @@ class _Kept:
 
     :ivar records: addresses as text, or the payloads of other kinds. :ivar place: which of the searched names has them.
     :ivar expires: when to ask again. :ivar error: why the last look-up failed; empty if it did not.
+    :ivar answered: there was an answer, good or "none", once.
     :ivar settled: called when a look-up ends. :ivar watched: the same, again and again.
     """
 
     __slots__ = (
         "_clock", "_kind", "_name", "_resolver", "_task",
-        "error", "expires", "place", "records", "settled", "since", "watched",
+        "answered", "error", "expires", "place", "records", "settled", "since", "watched",
     )  # fmt: skip
 
     def __init__(self, resolver: Resolver, name: str, kind: int) -> None:
@@ -252,6 +253,7 @@ class _Kept:
         self.place = -1
         self.expires = float("-inf")
         self.error = ""
+        self.answered = False
         self.since = 0.0
         self.settled: list[Callable[[], None]] = []
         self.watched: list[Callable[[], None]] = []
@@ -310,6 +312,7 @@ class _Kept:
         if self.error and self.records:
             log.info("{kind} of {name} is known again", kind=_KIND[self._kind], name=self._name)
         self.error = ""
+        self.answered = True
         self.place = place
         self.records = tuple(map(_shown, answer.records))
         self.expires = self._clock() + min(max(answer.ttl, SHORTEST_TTL), LONGEST_TTL)
@@ -372,7 +375,9 @@ class _Finding:
     def _wait(self) -> None:
         """What is known already waits for the rest, but not for long."""
         if any(kept.records for kept in self._kept):
-            left = max(kept.since for kept in self._pending) + DELAY - self._clock()
+            # What had no address a moment ago is not waited for.
+            awaited = [kept.since for kept in self._pending if kept.records or not kept.answered]
+            left = max(awaited, default=-DELAY) + DELAY - self._clock()
             if left <= 0:
                 self._tell(last=False)
             else:

@@ -47,20 +47,29 @@ def candidates(name: str, system: System) -> list[str]:
     return found
 
 
-def parse_hosts(text: str) -> dict[str, Addresses]:
-    """``/etc/hosts``: the addresses of each name, in lower case."""
-    found: dict[str, list[str]] = {}
-    for line in text.splitlines():
-        address, *names = line.partition("#")[0].split() or [""]
-        try:
-            shown = str(ip_address(address))
-        except ValueError:
-            continue
-        for name in names:
-            listed = found.setdefault(name.lower().removesuffix("."), [])
-            if shown not in listed:
-                listed.append(shown)
-    return {name: tuple(listed) for name, listed in found.items()}
+class Hosts:
+    """
+    What ``/etc/hosts`` says.
+
+    It is searched for each name, not parsed as a whole: a list of blocked sites may have a hundred thousand lines.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = f"\n{text.lower()}\n"
+
+    def find(self, name: str) -> Addresses | None:
+        """The addresses of a name (in lower case, without a dot at its end), or None if it has none."""
+        found: dict[str, None] = {}
+        text = self._text
+        at = text.find(name)
+        while at >= 0:
+            end = text.index("\n", at)
+            address, *names = text[text.rindex("\n", 0, at) : end].partition("#")[0].split() or [""]
+            if name in (each.removesuffix(".") for each in names):
+                with suppress(ValueError):
+                    found[str(ip_address(address))] = None
+            at = text.find(name, end)
+        return tuple(found) or None
 
 
 def parse_resolv_conf(text: str) -> System:

@@ -105,10 +105,8 @@ async def test_clients_are_not_read_leniently(tmp_path: Path) -> None:
     await origin.stop()
 
 
-@pytest.mark.parametrize(
-    "content", [CHUNKED[len(CHUNKED) :] + b"3\r\nabc\r\n10\r\n0123456789abcdef\r\n0\r\nX-A: b\r\n\r\nrest"]
-)
-def test_both_readers_read_the_same_at_any_split(content: bytes) -> None:
+def test_both_readers_read_the_same_at_any_split() -> None:
+    content = b"3\r\nabc\r\n10\r\n0123456789abcdef\r\n0\r\nX-A: b\r\n\r\nrest"
     loose = content.replace(b"\r\n", b"\n")
     for kind, data in ((ChunkedReader, content), (LenientChunkedReader, content), (LenientChunkedReader, loose)):
         for split in range(len(data) - 4):

@@ -17,7 +17,7 @@ from twisted.names import dns
 from apigw.net import dns_queries, resolver
 from apigw.net.dns_queries import Queries, Unanswered
 from apigw.net.resolver import Families, Resolver
-from apigw.net.system_names import candidates, parse_hosts, parse_resolv_conf
+from apigw.net.system_names import Hosts, candidates, parse_resolv_conf
 from tests.name_server import NameServer
 from tests.origins import refusing_port
 
@@ -213,7 +213,13 @@ async def test_the_hosts_file_is_asked_first_for_both_families_and_read_again(na
     os.utime(names.hosts, ns=(5, 5))
     names.now += 6
     assert await names.find("shop") == ["10.0.0.8"]
-    assert parse_hosts("10.0.0.1\ta  b\n#10.0.0.2 a\n") == {"a": ("10.0.0.1",), "b": ("10.0.0.1",)}
+    listed = Hosts("10.0.0.1\tA  b\n#10.0.0.2 a\n10.0.0.3 aa # a\n10.0.0.4 a.\nx a\n")
+    assert [listed.find(name) for name in ("a", "b", "c", "10.0.0.1")] == [
+        ("10.0.0.1", "10.0.0.4"),
+        ("10.0.0.1",),
+        None,
+        None,
+    ]
 
 
 async def test_localhost_needs_neither_the_file_nor_a_server(names: Names, server: NameServer) -> None:
