@@ -22,7 +22,7 @@ from apigw.aggregation.templates import BATCH_REFERENCE, HeaderTemplate, PathTem
 from apigw.exchange.errors import BodyTooLarge, ClientFault
 from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.request import Request
-from apigw.http.fields import FORWARDING, HOP_BY_HOP, folded, is_token
+from apigw.http.fields import CLAIMS, FORWARDING, HOP_BY_HOP, folded, is_token
 
 SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"QUERY"))
 CREDENTIALS = frozenset((b"authorization", b"cookie"))
@@ -30,6 +30,7 @@ _OWN = frozenset(
     map(
         folded,
         FORWARDING
+        | CLAIMS
         | HOP_BY_HOP
         | CREDENTIALS
         | {b"host", b"content-length", b"expect", b"max-forwards"}

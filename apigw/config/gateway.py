@@ -15,6 +15,7 @@ from apigw.config.references import Authentication, PolicyItem
 from apigw.config.text import Text, Wrong
 from apigw.config.values import (
     Duration,
+    Flag,
     Form,
     PathParameters,
     Secret,
@@ -92,6 +93,12 @@ class GatewaySettings(Settings):
         (),
         description="Whose X-Forwarded-For, X-Forwarded-Proto, Forwarded and X-Request-Id, and whose PROXY protocol,"
         " are believed.",
+    )
+    trust_unix: Flag = Field(True, description="Whether the peers of UNIX sockets are trusted proxies, too.")
+    forwarded_by: Literal["x-forwarded", "forwarded", "both"] = Field(
+        "both",
+        description="What trusted proxies write: `x-forwarded` (X-Forwarded-For and so on), `forwarded` (RFC 7239) or"
+        " `both`. What they don't write is dropped. With `both`, a request in which the two disagree gets 400.",
     )
     path_parameters: PathParameters = Field(
         "match",

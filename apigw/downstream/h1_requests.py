@@ -17,6 +17,7 @@ import re
 from functools import partial
 
 from apigw.downstream.site import MOST_LINES, GatewaySite
+from apigw.exchange.addresses import peer_address
 from apigw.exchange.body import Body
 from apigw.exchange.errors import BodyTooLarge, ClientFault, GatewayError
 from apigw.exchange.headers import Pair
@@ -143,8 +144,7 @@ class RequestReader(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
         site = self.site
-        peer = transport.get_extra_info("peername")
-        self._peer = peer[0] if isinstance(peer, tuple) and peer else "unix:"
+        self._peer = peer_address(transport.get_extra_info("peername"))
         site.connections.add(self)
         self._activity = now = site.clock()
         # While draining: it was in the queue, and what it asks for is answered.
@@ -318,6 +318,8 @@ class RequestReader(asyncio.Protocol):
                     self._check_fields_so_far(data, at, line_end)
                 block = data[line_end + 2 : end + 2]
                 head = site.heads.known.get(block) or site.heads.get(block)
+                if head.stripped is not None and not site.vouches(self._peer):
+                    head = head.stripped
                 if (
                     last is not None
                     and last[3] is head
@@ -440,8 +442,15 @@ class RequestReader(asyncio.Protocol):
                 host = authority
         if head.chunked and version == b"1.0":
             raise ClientFault("HTTP/1.0 has no Transfer-Encoding", reason="invalid_framing")
+        site = self.site
         return Forwarding(
-            head, self._peer, scheme=self.site.scheme, host=host, trusted=self.site.trusted, version=version
+            head,
+            self._peer,
+            scheme=site.scheme,
+            host=host,
+            trusted=site.trusted,
+            version=version,
+            family=site.forwarded_by,
         )
 
     def _take_body(self, data: bytes, at: int = 0) -> None:

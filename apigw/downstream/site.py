@@ -18,6 +18,7 @@ from twisted.web.server import Site
 
 from apigw.exchange.request import Request
 from apigw.exchange.responder import Done
+from apigw.http.forwarded import Family
 from apigw.http.h1_heads import RequestHeads
 from apigw.net.timers import Wheel
 
@@ -72,7 +73,7 @@ class GatewaySite(Site):
     The factory of a listener's connections.
 
     :ivar root: the resource tree; a reload puts another in its place between two requests.
-    :ivar trusted: whether an address is one of ``trusted_proxies``.
+    :ivar trusted: whether an address is one of ``trusted_proxies``. :ivar forwarded_by: what those write.
     :ivar next_id: makes a request id: 12 random digits of the process, 8 or more that count.
     :ivar epoch: another object whenever what was found out about a head may no longer hold.
     :ivar draining: set when the gateway goes away: connections close after the exchange that they are at.
@@ -87,11 +88,12 @@ class GatewaySite(Site):
         trusted: Callable[[str], bool],
         finished: Finished,
         scheme: bytes = b"http",
+        forwarded_by: Family = "both",
         clock: Callable[[], float] = monotonic,
     ) -> None:
         super().__init__(root)  # type: ignore[no-untyped-call]
         self.wheel = wheel
-        self.trusted = trusted
+        self.use_proxies(trusted, forwarded_by)
         self.finished = finished
         self.scheme = scheme
         self.clock = clock
@@ -115,6 +117,16 @@ class GatewaySite(Site):
         self.epoch = object()
         self.normalise = root.normalise
         self.lines.clear()
+
+    def use_proxies(self, trusted: Callable[[str], bool], forwarded_by: Family) -> None:
+        """Believe other proxies, for requests from now on."""
+        self.trusted = trusted
+        self.forwarded_by = forwarded_by
+        self.epoch = object()
+
+    def vouches(self, peer: str) -> bool:
+        """Whether the further fields are passed on in which a peer says something of the client (``CLAIMS``)."""
+        return self.forwarded_by != "forwarded" and self.trusted(peer)
 
     def drain(self) -> None:
         """Close idle connections, and the others when their exchange ends."""

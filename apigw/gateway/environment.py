@@ -8,10 +8,12 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import ip_address
 from time import monotonic
 from typing import Any
 
+from apigw.config.gateway import GatewaySettings
+from apigw.exchange.addresses import UNIX
 from apigw.exchange.request import Request
 from apigw.gateway.fetching import Outside
 from apigw.net.files import Files
@@ -112,18 +114,18 @@ class Shared:
             self._ticking.cancel()
 
 
-def trusted(networks: tuple[IPv4Network | IPv6Network, ...]) -> Callable[[str], bool]:
-    """Whether an address is in one of ``networks``. A peer on a Unix socket is trusted: the file's mode let it in."""
+def trusted(settings: GatewaySettings) -> Callable[[str], bool]:
+    """Whether an address is that of a trusted proxy. Peers of UNIX sockets are if ``trust_unix`` says so."""
+    networks, trust_unix = settings.trusted_proxies, settings.trust_unix
 
     @lru_cache(maxsize=4096)
     def contains(address: str) -> bool:
-        if address == "unix:":
-            return True
+        if address == UNIX:
+            return trust_unix
         try:
             parsed = ip_address(address)
         except ValueError:
             return False
-        mapped = getattr(parsed, "ipv4_mapped", None) or parsed
-        return any(mapped in network for network in networks)
+        return any(parsed in network for network in networks)
 
     return contains

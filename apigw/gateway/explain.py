@@ -136,9 +136,11 @@ def _request(
     pairs = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers]
     head = RequestHead(serialise(pairs))
     host = valid_host(head.host) if head.host is not None else target.authority or b"localhost"
-    facts = Forwarding(
-        head, peer, scheme=scheme.encode(), host=host, trusted=trusted(configuration.gateway.trusted_proxies)
-    )
+    gateway = configuration.gateway
+    believed = trusted(gateway)
+    if head.stripped is not None and (gateway.forwarded_by == "forwarded" or not believed(peer)):
+        head = head.stripped
+    facts = Forwarding(head, peer, scheme=scheme.encode(), host=host, trusted=believed, family=gateway.forwarded_by)
     request = Request(method.encode(), target.path, target.query, head.headers, host=host, client=facts.client)
     request.lines = head.lines
     request.peer = peer

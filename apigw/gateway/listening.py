@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Mapping
-from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from apigw.config.addresses import EndpointAddress
+from apigw.config.gateway import GatewaySettings
 from apigw.config.listen import ListenSettings
 from apigw.downstream.h1_channel import H1Channel
 from apigw.downstream.site import Finished, GatewaySite, Limits
@@ -57,7 +57,7 @@ class Listening:
         shared: Shared,
         *,
         root: GatewayResource,
-        proxies: tuple[IPv4Network | IPv6Network, ...],
+        gateway: GatewaySettings,
         finished: Finished,
         leaving: Mapping[EndpointAddress, socket.socket] | None = None,
     ) -> None:
@@ -79,7 +79,8 @@ class Listening:
             root,
             limits=_limits(settings),
             wheel=shared.wheel,
-            trusted=trusted(proxies),
+            trusted=trusted(gateway),
+            forwarded_by=gateway.forwarded_by,
             finished=finished,
             scheme=b"https" if settings.tls is not None else b"http",
             clock=shared.clock,
@@ -155,14 +156,12 @@ class Listening:
             settings.tls,
         )
 
-    def become(
-        self, settings: ListenSettings, root: GatewayResource, proxies: tuple[IPv4Network | IPv6Network, ...]
-    ) -> None:
+    def become(self, settings: ListenSettings, root: GatewayResource, gateway: GatewaySettings) -> None:
         """Go on with other settings and another tree."""
         self.settings = settings
         self.site.use_root(root)
         self.site.use_limits(_limits(settings))
-        self.site.trusted = trusted(proxies)
+        self.site.use_proxies(trusted(gateway), gateway.forwarded_by)
         if self._listener is not None:
             self._listener.max_connections = settings.max_connections
         if self._proxy_rules is not None:

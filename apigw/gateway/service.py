@@ -159,7 +159,7 @@ class GatewayService(Service):
             settings,
             self.shared,
             root=generation.root,
-            proxies=generation.configuration.gateway.trusted_proxies,
+            gateway=generation.configuration.gateway,
             finished=self.accounting.finished,
             leaving=leaving,
         )
@@ -431,12 +431,12 @@ class GatewayService(Service):
         self.shared.files.timeout = configuration.gateway.file_timeout
         self.shared.root = new.root
         new.upstreams.take_effect()
-        proxies = configuration.gateway.trusted_proxies
+        gateway = configuration.gateway
         for name, listening in self.listening.items():
             if listening not in leaving:
-                listening.become(wanted[name], new.root, proxies)
+                listening.become(wanted[name], new.root, gateway)
         for listening in (*leaving, *self._leaving):  # connections that are there go on for a while
-            listening.become(listening.settings, new.root, proxies)
+            listening.become(listening.settings, new.root, gateway)
         self.listening = {name: opened.get(name) or self.listening[name] for name in wanted}
         if admin is not None or former_admin is not None:
             self.admin = admin

@@ -8,7 +8,7 @@ Strict: sizes are 1-15 hex digits and nothing else, every line ends in CRLF, ext
 from __future__ import annotations
 
 from apigw.exchange.headers import Pair
-from apigw.http.fields import FORWARDING, HOP_BY_HOP, LOOKALIKE, MalformedFields, parse_fields, serialise
+from apigw.http.fields import CLAIMS, FORWARDING, HOP_BY_HOP, LOOKALIKE, MalformedFields, parse_fields, serialise
 
 LONGEST_LINE = 256
 """Bytes of a chunk-size line with its extensions (Go's net/http bounds the line at 4 KiB, llhttp not at all)."""
@@ -24,7 +24,7 @@ _SHORT = {b"%x" % size: size for size in range(256)}
 
 _HEX = b"0123456789abcdefABCDEF"
 _EXTENSION = bytes([9, *range(32, 127), *range(128, 256)])
-_FORBIDDEN_TRAILERS = HOP_BY_HOP | FORWARDING | {
+_FORBIDDEN_TRAILERS = HOP_BY_HOP | FORWARDING | CLAIMS | {
     b"content-length", b"host", b"content-encoding", b"content-type", b"content-range", b"trailer", b"authorization",
     b"cookie", b"set-cookie", b"cache-control", b"max-forwards", b"expect", b"range", LOOKALIKE,
 }  # fmt: skip

@@ -36,14 +36,37 @@ HOP_BY_HOP = frozenset({
 FORWARDING = frozenset({
     b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-prefix",
     b"x-forwarded-proto", b"x-forwarded-server", b"x-real-ip", b"x-request-id", b"x-request-timeout",
+    # Another path, method or host than those by which the route was found:
+    b"x-envoy-original-path", b"x-forwarded-method", b"x-forwarded-path", b"x-forwarded-uri", b"x-forwarded-url",
+    b"x-host", b"x-http-host-override", b"x-original-method", b"x-original-path", b"x-original-uri", b"x-original-url",
+    b"x-override-url", b"x-rewrite-uri", b"x-rewrite-url", b"x-waws-unencoded-url",
 })  # fmt: skip
-"""Request fields that the gateway writes itself; those received count only if they come from a trusted proxy."""
+"""
+Request fields that the gateway writes itself, or that nobody may send; those received are taken out. What a trusted
+proxy says in some of them counts.
+"""
+
+OTHER_CLAIM = b"x-forwarded-"
+"""What ``parse_fields`` gives as the lower case of a field that begins so and is not in FORWARDING."""
+
+CLAIMS = frozenset({
+    OTHER_CLAIM, b"akamai-client-ip", b"cf-connecting-ip", b"cf-connecting-ipv6", b"cf-pseudo-ipv4", b"cf-visitor",
+    b"client-ip", b"cloudfront-forwarded-proto", b"cloudfront-viewer-address", b"do-connecting-ip", b"fastly-client-ip",
+    b"fastly-ssl", b"fly-client-ip", b"fly-forwarded-port", b"fly-forwarded-proto", b"fly-forwarded-ssl",
+    b"forwarded-for", b"forwarded-host", b"forwarded-proto", b"front-end-https", b"incap-client-ip", b"proxy-client-ip",
+    b"true-client-ip", b"wl-proxy-client-ip", b"x-appengine-user-ip", b"x-azure-clientip", b"x-azure-socketip",
+    b"x-client-ip", b"x-cluster-client-ip", b"x-envoy-external-address", b"x-forwarded", b"x-nf-client-connection-ip",
+    b"x-original-for", b"x-original-forwarded-for", b"x-original-host", b"x-original-proto", b"x-original-scheme",
+    b"x-originating-ip", b"x-proxyuser-ip", b"x-remote-addr", b"x-remote-ip", b"x-scheme", b"x-sucuri-clientip",
+    b"x-url-scheme", b"x-vercel-forwarded-for",
+})  # fmt: skip
+"""Further fields in which proxies say something of the client. Only a trusted proxy's are passed on."""
 
 LOOKALIKE = b""
 """What ``parse_fields`` gives as the lower case of ``X_Forwarded_For``: a service may take it for X-Forwarded-For."""
 
 FOLD = bytes(c if chr(c).isalnum() and c < 0x80 else 0x2D for c in range(256)).lower()
-_OURS = FORWARDING | HOP_BY_HOP | {b"content-length", b"host", b"expect"}
+_OURS = FORWARDING | HOP_BY_HOP | CLAIMS | {b"content-length", b"host", b"expect"}
 
 
 def folded(name: bytes) -> bytes:
@@ -76,8 +99,10 @@ def _lower(name: bytes) -> bytes:
             raise MalformedFields("white space stands before a colon")
         raise MalformedFields("a field name is not a token")
     lower = name.lower()
-    if lower not in _OURS and folded(lower) in _OURS:
-        lower = LOOKALIKE
+    if lower not in _OURS:
+        alike = folded(lower)
+        if alike in _OURS or alike.startswith(OTHER_CLAIM):
+            lower = OTHER_CLAIM if alike == lower else LOOKALIKE
     if len(_KNOWN) < _MOST_KNOWN and len(name) < 64:
         _KNOWN[name] = lower
     return lower
@@ -87,7 +112,8 @@ def parse_fields(block: bytes, *, lenient_colon: bool = False) -> list[Field]:
     """
     The fields of ``block``, field lines that each end in CRLF, as (name, value, lower-case name).
 
-    The lower case of a name that only looks like one of the gateway's own fields is ``LOOKALIKE``.
+    The lower case of a name that only looks like one of the gateway's own fields is ``LOOKALIKE``, and that of
+    ``X-Forwarded-User`` and its like ``OTHER_CLAIM``.
 
     :param lenient_colon: white space before a colon is removed, as a proxy must for responses (RFC 9112 5.1).
     :raises MalformedFields: for anything the grammar does not allow.

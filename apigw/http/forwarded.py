@@ -1,26 +1,33 @@
 """
 What a service is told of the client: X-Forwarded-For, -Proto, -Host, -Prefix, Forwarded (RFC 7239), Via, X-Request-Id.
 
-Fields that came in count only if the connection's other end is a trusted proxy. The client is found by walking the
-addresses from the right while they are trusted; the left-most one is whatever the client wrote. One answer for all:
-routes, policies, limits and logs use the same ``client``.
+Fields that came in count only if the connection's other end is a trusted proxy, and only those of the family that
+trusted proxies write: the others may be the client's own. If they write both families, both must say the same. The
+client is found by walking the addresses from the right while they are trusted; the left-most one is whatever the
+client wrote. One answer for all: routes, policies, limits and logs use the same ``client``.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from ipaddress import ip_address
+from typing import Literal
 
+from apigw.exchange.addresses import UNIX, plain_address
+from apigw.exchange.errors import ClientFault
 from apigw.http.deadline import parse_timeout
 from apigw.http.h1_heads import RequestHead
+from apigw.http.targets import valid_host
 
 Trusted = Callable[[str], bool]
+Family = Literal["x-forwarded", "forwarded", "both"]
+"""The fields that trusted proxies write: X-Forwarded-*, Forwarded, or both."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~+/=:@-]{1,128}")
 _FORWARDED_PAIR = re.compile(rb'\s*([A-Za-z0-9!#$%&\'*+.^_`|~-]+)=("(?:[^"\\]|\\.)*"|[^\s";,]*)\s*', re.ASCII)
+_ELEMENTS = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.)*+"?)++')
+_PAIRS = re.compile(rb'(?:[^;"]|"(?:[^"\\]|\\.)*+"?)++')
 _ALPHANUMERIC = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_HOST = _ALPHANUMERIC + b".-:[]_"
 
 
 class Forwarding:
@@ -39,10 +46,20 @@ class Forwarding:
     __slots__ = ("client", "host", "lines", "prefix", "ready", "received", "request_id", "scheme", "timeout", "trusted")
 
     def __init__(
-        self, head: RequestHead, peer: str, *, scheme: bytes, host: bytes, trusted: Trusted, version: bytes = b"1.1"
+        self,
+        head: RequestHead,
+        peer: str,
+        *,
+        scheme: bytes,
+        host: bytes,
+        trusted: Trusted,
+        version: bytes = b"1.1",
+        family: Family = "both",
     ) -> None:
         """
         :param version: of HTTP, which the request came by: Via says so (RFC 9110 7.6.3).
+        :param family: what trusted proxies write; what they don't is dropped.
+        :raises ClientFault: 400 ``forwarding_conflict``: a trusted proxy's fields say two things.
         """
         self.client = peer
         self.scheme = scheme
@@ -56,40 +73,103 @@ class Forwarding:
         elements: list[bytes] = []
         forwarded_host = host
         if received and self.trusted:
-            hops = _members(received.get(b"x-forwarded-for"))
-            elements = _members(received.get(b"forwarded"))
-            believed = hops or [_pairs(element).get(b"for", b"") for element in elements]
-            self.client = _client(peer, believed, trusted)
-            nearest = _pairs(elements[0]) if elements and not hops else {}
-            proto = _first(received.get(b"x-forwarded-proto")) or nearest.get(b"proto", b"")
-            if proto.lower() in (b"http", b"https"):
-                self.scheme = proto.lower()
-            claimed = _first(received.get(b"x-forwarded-host")) or nearest.get(b"host", b"")
-            if claimed and not claimed.translate(None, _HOST):
-                forwarded_host = claimed
+            claims = _Claims(received, family)
+            hops, elements = claims.hops, claims.elements
+            self.client = _client(peer, hops, trusted)
+            if claims.nodes and hops is not claims.nodes and _client(peer, claims.nodes, trusted) != self.client:
+                raise _conflict("client")
+            if claims.proto in (b"http", b"https"):
+                self.scheme = claims.proto
+            if claims.host and _is_host(claims.host):
+                forwarded_host = claims.host
             request_id = _first(received.get(b"x-request-id"))
             if _REQUEST_ID.fullmatch(request_id):
                 self.request_id = request_id
             self.timeout = parse_timeout(_first(received.get(b"x-request-timeout"))) or 0.0
-            prefix = _first(received.get(b"x-forwarded-prefix"))
-            if prefix[:1] == b"/" and prefix[:2] != b"//":
-                self.prefix = prefix.rstrip(b"/")
+            if claims.prefix[:1] == b"/" and claims.prefix[:2] != b"//":
+                self.prefix = claims.prefix.rstrip(b"/")
+            if hops and not claims.nodes:
+                # What X-Forwarded-* says is said by Forwarded, too: another gateway compares the two.
+                first = b";" + elements[0] if elements else b""
+                elements = [b"for=" + _node(hop) for hop in hops]
+                elements[0] += first
+            elif not elements:
+                host, scheme = forwarded_host, self.scheme
         via = [*received.get(b"via", ()), version + b" apigw"]
-        own = b"for=%b;host=%b;proto=%b" % (_node(peer.encode()), _quoted(host), scheme)
-        if hops and not elements:
-            elements = [b"for=" + _node(hop) for hop in hops]
-        self.lines = (
-            b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\nForwarded: %b\r\nVia: %b\r\n"
-            % (
-                b", ".join([*hops, peer.encode()]),
-                self.scheme,
-                forwarded_host,
-                b", ".join([*elements, own]),
-                b", ".join(via),
-            )
+        address = peer.encode()
+        addresses = address
+        if hops or peer == UNIX:
+            addresses = b", ".join(hops if peer == UNIX else [*hops, address])
+        if host:
+            own = b"for=%b;host=%b;proto=%b" % (_node(address), _quoted(host), scheme)
+        else:
+            own = b"for=%b;proto=%b" % (_node(address), scheme)
+        self.lines = b"%bX-Forwarded-Proto: %b\r\n%bForwarded: %b\r\nVia: %b\r\n" % (
+            b"X-Forwarded-For: %b\r\n" % addresses if addresses else b"",
+            self.scheme,
+            b"X-Forwarded-Host: %b\r\n" % forwarded_host if forwarded_host else b"",
+            b", ".join([*elements, own]) if elements else own,
+            b", ".join(via),
         )
         self.received = head.lines
         self.ready = b"%b%bX-Request-Id: " % (head.lines, self.lines)
+
+
+class _Claims:
+    """
+    What a trusted proxy says of the client.
+
+    :ivar hops: the addresses, the client's first. :ivar elements: those of Forwarded.
+    :ivar nodes: the addresses in Forwarded; ``unknown`` for those that are none.
+    :ivar proto: lower case. :ivar host, prefix: as they came. All of them empty where nothing is said.
+    :raises ClientFault: 400 ``forwarding_conflict``: both families say something else of protocol or host.
+    """
+
+    __slots__ = ("elements", "hops", "host", "nodes", "prefix", "proto")
+
+    def __init__(self, received: dict[bytes, list[bytes]], family: Family) -> None:
+        self.hops: list[bytes] = []
+        self.elements: list[bytes] = []
+        self.nodes: list[bytes] = []
+        self.proto = self.host = self.prefix = b""
+        if family != "forwarded":
+            self.hops = [_plain(hop) for hop in _members(received.get(b"x-forwarded-for"))]
+            self.proto = _first(received.get(b"x-forwarded-proto")).lower()
+            self.host = _first(received.get(b"x-forwarded-host"))
+            self.prefix = _first(received.get(b"x-forwarded-prefix"))
+        if family != "x-forwarded" and (forwarded := received.get(b"forwarded")):
+            self._take(forwarded)
+
+    def _take(self, forwarded: list[bytes]) -> None:
+        self.elements = [
+            element for value in forwarded for part in _ELEMENTS.findall(value) if (element := part.strip())
+        ]
+        pairs = [_pairs(element) for element in self.elements]
+        if any(b"for" in each for each in pairs):
+            addresses = [_address(each.get(b"for", b"")) for each in pairs]
+            self.nodes = [b"unknown" if address is None else address.encode() for address in addresses]
+        proto = pairs[0].get(b"proto", b"").lower() if pairs else b""
+        host = pairs[0].get(b"host", b"") if pairs else b""
+        if self.proto and proto and self.proto != proto:
+            raise _conflict("protocol")
+        if self.host and host and self.host.lower() != host.lower():
+            raise _conflict("host")
+        self.proto = self.proto or proto
+        self.host = self.host or host
+        if not self.hops:
+            self.hops = self.nodes
+
+
+def _conflict(what: str) -> ClientFault:
+    detail = f"X-Forwarded-* and Forwarded name another {what}: one of them is not the proxy's (`forwarded_by`)"
+    return ClientFault(detail, reason="forwarding_conflict")
+
+
+def _is_host(text: bytes) -> bool:
+    try:
+        return bool(valid_host(text))
+    except ClientFault:
+        return False
 
 
 def _members(values: list[bytes] | None) -> list[bytes]:
@@ -103,7 +183,7 @@ def _first(values: list[bytes] | None) -> bytes:
 
 def _pairs(element: bytes) -> dict[bytes, bytes]:
     pairs = {}
-    for part in element.split(b";"):
+    for part in _PAIRS.findall(element):
         match = _FORWARDED_PAIR.fullmatch(part)
         if match:
             value = match[2]
@@ -131,9 +211,17 @@ def _address(hop: bytes) -> str | None:
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:
-        return str(ip_address(text))
+        return plain_address(text)
     except ValueError:
         return None
+
+
+def _plain(hop: bytes) -> bytes:
+    """A member of X-Forwarded-For, with IPv4 inside IPv6 as IPv4."""
+    if b"ffff:" not in hop.lower():
+        return hop
+    address = _address(hop)
+    return address.encode() if address is not None and "." in address else hop
 
 
 def _node(address: bytes) -> bytes:

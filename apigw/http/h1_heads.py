@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from copy import copy
 from http import HTTPStatus
 
 from apigw.exchange.errors import ClientFault, GatewayError, UpstreamFault
 from apigw.exchange.headers import Headers, Pair
 from apigw.http.fields import (
+    CLAIMS,
     FORWARDING,
     HOP_BY_HOP,
     LOOKALIKE,
@@ -34,7 +36,7 @@ PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 _ADDRESSES = frozenset((b"location", b"content-location", b"refresh", b"set-cookie"))
 
-_NOT_PASSED = HOP_BY_HOP | {LOOKALIKE}
+_SPECIAL = HOP_BY_HOP | FORWARDING | CLAIMS | {LOOKALIKE}
 
 LONGEST_RESPONSE_HEAD = 64 * 1024
 """Bytes of a response's head (Envoy's default is 60 KiB, nginx's 4-8 KiB is a common complaint)."""
@@ -54,6 +56,8 @@ class RequestHead:
     :ivar forwarding: the fields in FORWARDING as they came, by lower-case name.
     :ivar host: the value of Host, or None if there was none. :ivar content_length: -1 if there was none.
     :ivar plain: no content follows, and no other protocol is asked for.
+    :ivar stripped: the same head without its fields in CLAIMS, for peers that are no trusted proxies; None if there
+        are none.
     """
 
     __slots__ = (
@@ -67,6 +71,7 @@ class RequestHead:
         "keep_alive",
         "lines",
         "plain",
+        "stripped",
         "upgrade",
     )
 
@@ -83,6 +88,7 @@ class RequestHead:
         self.upgrade: bytes | None = None
         self.forwarding: dict[bytes, list[bytes]] = {}
         pairs: list[Pair] = []
+        claims: list[Pair] = []
         named: set[bytes] = set()
         for name, value, lower in fields:
             if lower == b"host":
@@ -103,10 +109,13 @@ class RequestHead:
                 if value.lower() != b"100-continue":
                     raise ClientFault("an expectation can't be met", status=417, reason="expectation_failed")
                 self.expect_continue = True
+            elif lower not in _SPECIAL:
+                pairs.append((name, value))
             elif lower in FORWARDING:
                 self.forwarding.setdefault(lower, []).append(value)
-            elif lower not in _NOT_PASSED:
+            elif lower in CLAIMS:
                 pairs.append((name, value))
+                claims.append((name, value))
             elif lower == b"te" and not any(te == b"TE" for te, _ in pairs) and b"trailers" in list_members(value):
                 pairs += ((b"TE", b"trailers"), (b"Connection", b"TE"))  # who sends TE must name it (RFC 9110 10.1.4)
         if self.chunked and self.content_length >= 0:
@@ -126,6 +135,15 @@ class RequestHead:
         self.headers = Headers(pairs)
         self.lines = serialise(pairs)
         self.plain = self.content_length <= 0 and not self.chunked and self.upgrade is None
+        self.stripped: RequestHead | None = None
+        if claims:
+            self.stripped = self._without(claims)
+
+    def _without(self, claims: list[Pair]) -> RequestHead:
+        stripped = copy(self)
+        stripped.headers = Headers([pair for pair in self.headers.pairs if pair not in claims])
+        stripped.lines = serialise(stripped.headers.pairs)
+        return stripped
 
 
 def _without_underscores(fields: list[Field], underscores: str) -> list[Field]:

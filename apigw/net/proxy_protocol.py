@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 from twisted.logger import Logger
 
+from apigw.exchange.addresses import peer_address, plain_address
+
 log = Logger()
 
 LONGEST_V1 = 107
@@ -79,7 +81,7 @@ def _parse_v1(data: bytes) -> Header | None:
             return Header(None, None, end + 2)
         source, destination, source_port, destination_port = rest
         parse_ip = {"TCP4": ipaddress.IPv4Address, "TCP6": ipaddress.IPv6Address}[family]
-        client = (str(parse_ip(source)), _port(source_port))
+        client = (plain_address(str(parse_ip(source))), _port(source_port))
         server = (str(parse_ip(destination)), _port(destination_port))
     except (ValueError, KeyError) as error:
         raise MalformedHeader("the version 1 header is malformed") from error
@@ -112,7 +114,7 @@ def _parse_v2(data: bytes) -> Header | None:
     if length < 16 + form.size:
         raise MalformedHeader("the version 2 header is too short for its addresses")
     source, destination, source_port, destination_port = form.unpack_from(data, 16)
-    client = (socket.inet_ntop(kind, source), source_port)
+    client = (plain_address(socket.inet_ntop(kind, source)), source_port)
     return Header(client, (socket.inet_ntop(kind, destination), destination_port), length)
 
 
@@ -179,8 +181,7 @@ class ProxyProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
         self._loop = asyncio.get_running_loop()
-        peer = transport.get_extra_info("peername")
-        self._peer = peer[0].removeprefix("::ffff:") if isinstance(peer, tuple) else "unix:"
+        self._peer = peer_address(transport.get_extra_info("peername"))
         self._rules.waiting.add(self)
         if self._rules.trusted(self._peer):
             self._timer = self._loop.call_later(self._rules.timeout, self._refuse, "its header did not come in time")

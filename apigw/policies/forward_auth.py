@@ -28,6 +28,7 @@ from pydantic import Field
 from apigw.config.regex import Regex
 from apigw.config.text import Text, Wrong
 from apigw.config.values import URL, Count, Duration, Flag, Form, HeaderName, RegexText, Several, Size, one_line
+from apigw.exchange.addresses import UNIX
 from apigw.exchange.claims import words
 from apigw.exchange.cookies import give
 from apigw.exchange.errors import BodyTooLarge, GatewayError, GatewayFault
@@ -216,9 +217,9 @@ class ForwardAuth(Policy[Settings]):
         fields += [
             (b"X-Forwarded-Method", request.method),
             (b"X-Forwarded-Proto", request.scheme),
-            (b"X-Forwarded-Host", request.host),
+            *(((b"X-Forwarded-Host", request.host),) if request.host else ()),
             (b"X-Forwarded-Uri", uri),
-            (b"X-Forwarded-For", request.client.encode()),
+            *(((b"X-Forwarded-For", request.client.encode()),) if request.client != UNIX else ()),
             (b"X-Request-Id", request.id),
         ]
         method = request.method.decode("latin-1") if self.settings.preserve_method else "GET"

@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from twisted.web.server import Request as WebRequest
 from zope.interface import implementer
 
+from apigw.exchange.addresses import plain_address
 from apigw.exchange.body import HIGH_WATER, Body
 from apigw.exchange.errors import GatewayError
 from apigw.exchange.headers import Pair
@@ -45,8 +46,9 @@ def exchange_request(web: WebRequest) -> Request:
     target = split_target(web.method, web.uri)
     pairs = [(name, value) for name, values in web.requestHeaders.getAllRawHeaders() for value in values]
     head = RequestHead(serialise(pairs))
+    head = head.stripped or head
     host = target.authority or valid_host(head.host or b"localhost")
-    peer = getattr(web.getClientAddress(), "host", "127.0.0.1")
+    peer = plain_address(getattr(web.getClientAddress(), "host", "127.0.0.1"))
     request = Request(web.method, target.path, target.query, head.headers, host=host, client=peer, started=monotonic())
     request.lines = head.lines
     request.scheme = b"https" if web.isSecure() else b"http"

@@ -168,7 +168,8 @@ class TestWhatIsWell:
             "[gateway]\nhandshake_timeout = 1s\n[upstream u]\ntargets = a\nconect = 1s\nsecret = x\n",
             [
                 ("gw.ini:2: [gateway] handshake_timeout: there is no such option; expected one of workers, state, access_log,"
-                " access_log_format, trusted_proxies, path_parameters, drain_timeout, file_timeout, name_servers, include"),
+                " access_log_format, trusted_proxies, trust_unix, forwarded_by, path_parameters, drain_timeout, file_timeout,"
+                " name_servers, include"),
                 "gw.ini:5: [upstream u] conect: there is no such option; did you mean timeout.connect?",
                 "gw.ini:6: [upstream u] secret: there is no such option; it belongs into [jwt NAME] or [jwt]",
             ],

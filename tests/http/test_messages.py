@@ -12,7 +12,7 @@ from apigw.exchange.errors import ClientFault
 from apigw.http.chunked import LAST_CHUNK, MOST_CHUNKS, ChunkedReader, MalformedChunks, chunk, last_chunk
 from apigw.http.dates import http_date
 from apigw.http.fields import TOKEN, MalformedFields, is_field_value, is_token, list_members, parse_fields, serialise
-from apigw.http.forwarded import Forwarding
+from apigw.http.forwarded import Family, Forwarding
 from apigw.http.h1_heads import RequestHead, RequestHeads, RequestLine, ResponseHeads
 
 NAMES = st.text(TOKEN.decode(), min_size=1, max_size=12).map(str.encode)
@@ -141,10 +141,18 @@ def test_the_date_is_formatted_once_a_second() -> None:
 
 
 def forwarding(
-    *lines: bytes, peer: str = "10.0.0.1", trusted: tuple[str, ...] = ("10.0.0.1", "10.0.0.2")
+    *lines: bytes,
+    peer: str = "10.0.0.1",
+    trusted: tuple[str, ...] = ("10.0.0.1", "10.0.0.2"),
+    host: bytes = b"a",
+    family: Family = "both",
 ) -> Forwarding:
     head = RequestHead(b"".join(line + b"\r\n" for line in lines))
-    return Forwarding(head, peer, scheme=b"http", host=b"a", trusted=lambda address: address in trusted)
+    return Forwarding(head, peer, scheme=b"http", host=host, trusted=lambda address: address in trusted, family=family)
+
+
+def said(facts: Forwarding) -> dict[str, str]:
+    return dict(line.split(": ", 1) for line in facts.lines.decode().split("\r\n") if line)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +172,11 @@ def forwarding(
         (b"Forwarded: for=6.6.6.6, proto=http;for=1.1.1.1", "1.1.1.1"),
         (b"Forwarded: for=_hidden", "10.0.0.1"),
         (b"Forwarded: nonsense", "10.0.0.1"),
+        (b"X-Forwarded-For: ::ffff:1.1.1.1", "1.1.1.1"),
+        (b"X-Forwarded-For: 6.6.6.6, [::FFFF:1.1.1.1]:80, 10.0.0.2", "1.1.1.1"),
+        (b"X-Forwarded-For: 1.1.1.1, ::ffff:10.0.0.2", "1.1.1.1"),
+        (b'Forwarded: for="[::ffff:101:101]"', "1.1.1.1"),
+        (b'Forwarded: for=6.6.6.6;by="x, for=1.1.1.1", for=1.1.1.2', "1.1.1.2"),
     ],
 )
 def test_the_client_is_the_nearest_address_that_is_not_trusted(received: bytes, client: str) -> None:
@@ -175,6 +188,87 @@ def test_a_client_of_ipv6_and_one_without_an_address() -> None:
     assert b'Forwarded: for="[2001:db8::1]";' in forwarding(peer="2001:db8::1").lines
     assert b"X-Forwarded-For: 2001:db8::1\r\n" in forwarding(peer="2001:db8::1").lines
     assert b"Forwarded: for=unknown;" in forwarding(peer="unix:").lines
+
+
+def test_what_is_not_known_of_a_client_is_not_said() -> None:
+    assert said(forwarding(peer="unix:")) == {
+        "X-Forwarded-Proto": "http",
+        "X-Forwarded-Host": "a",
+        "Forwarded": "for=unknown;host=a;proto=http",
+        "Via": "1.1 apigw",
+    }
+    assert said(forwarding(peer="9.9.9.9", host=b"")) == {
+        "X-Forwarded-For": "9.9.9.9",
+        "X-Forwarded-Proto": "http",
+        "Forwarded": "for=9.9.9.9;proto=http",
+        "Via": "1.1 apigw",
+    }
+    behind = said(forwarding(b"X-Forwarded-For: 1.1.1.1", peer="unix:", trusted=("unix:",)))
+    assert behind["X-Forwarded-For"] == "1.1.1.1"
+    assert behind["Forwarded"] == "for=1.1.1.1, for=unknown;host=a;proto=http"
+
+
+def test_each_family_is_written_from_the_other() -> None:
+    facts = said(forwarding(b'Forwarded: for="[2001:db8::1]:4";proto=https;host=shop.example, for=_x'))
+    assert facts["X-Forwarded-For"] == "2001:db8::1, unknown, 10.0.0.1"
+    assert (facts["X-Forwarded-Proto"], facts["X-Forwarded-Host"]) == ("https", "shop.example")
+    assert facts["Forwarded"].startswith('for="[2001:db8::1]:4";proto=https;host=shop.example, for=_x, for=10.0.0.1;')
+    facts = said(forwarding(b"X-Forwarded-For: 1.1.1.1, ::ffff:10.0.0.2", b"X-Forwarded-Proto: https"))
+    assert facts["X-Forwarded-For"] == "1.1.1.1, 10.0.0.2, 10.0.0.1"
+    assert facts["Forwarded"] == "for=1.1.1.1, for=10.0.0.2, for=10.0.0.1;host=a;proto=http"
+    facts = said(forwarding(b"X-Forwarded-Proto: https", b"X-Forwarded-Host: shop.example"))
+    assert facts["Forwarded"] == "for=10.0.0.1;host=shop.example;proto=https"
+
+
+FAMILIES = (b"X-Forwarded-For: 1.1.1.1", b"X-Forwarded-Proto: https", b"X-Forwarded-Host: x", b"X-Forwarded-Prefix: /x")
+OTHER = b"Forwarded: for=2.2.2.2;proto=http;host=f"
+
+
+def test_only_what_trusted_proxies_write_counts() -> None:
+    facts = forwarding(*FAMILIES, OTHER, family="x-forwarded")
+    assert (facts.client, facts.scheme, facts.prefix) == ("1.1.1.1", b"https", b"/x")
+    assert said(facts)["Forwarded"] == "for=1.1.1.1, for=10.0.0.1;host=a;proto=http"
+    facts = forwarding(*FAMILIES, OTHER, family="forwarded")
+    assert (facts.client, facts.scheme, facts.prefix) == ("2.2.2.2", b"http", b"")
+    assert said(facts)["X-Forwarded-For"] == "2.2.2.2, 10.0.0.1"
+    assert said(facts)["X-Forwarded-Host"] == "f"
+
+
+@pytest.mark.parametrize(
+    ("lines", "what"),
+    [
+        ((b"X-Forwarded-For: 1.1.1.1", b"Forwarded: for=2.2.2.2"), "client"),
+        ((b"X-Forwarded-For: 1.1.1.1", b"Forwarded: for=_hidden"), "client"),
+        ((b"X-Forwarded-For: 1.1.1.1", b"Forwarded: for=2.2.2.2, for=10.0.0.2"), "client"),
+        ((b"X-Forwarded-For: 1.1.1.1", b"Forwarded: for=1.1.1.1, for=2.2.2.2"), "client"),
+        ((b"X-Forwarded-Proto: https", b"Forwarded: proto=http"), "protocol"),
+        ((b"X-Forwarded-Host: a", b"Forwarded: for=1.1.1.1;host=b"), "host"),
+    ],
+)
+def test_families_that_disagree_are_refused(lines: tuple[bytes, ...], what: str) -> None:
+    with pytest.raises(ClientFault, match=f"another {what}") as caught:
+        forwarding(*lines)
+    assert (caught.value.status, caught.value.reason) == (400, "forwarding_conflict")
+    assert forwarding(*lines, peer="9.9.9.9").client == "9.9.9.9"
+    for family in ("x-forwarded", "forwarded"):
+        forwarding(*lines, family=family)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (b"X-Forwarded-For: 1.1.1.1, 10.0.0.2", b"Forwarded: for=1.1.1.1"),
+        (b"X-Forwarded-For: ::ffff:1.1.1.1", b'Forwarded: for="1.1.1.1:80"'),
+        (b"X-Forwarded-For: 6.6.6.6, 1.1.1.1", b"Forwarded: for=7.7.7.7, for=1.1.1.1;proto=http"),
+        (b"X-Forwarded-For: 1.1.1.1", b"Forwarded: proto=https;host=a"),
+        (b"X-Forwarded-Proto: HTTPS", b"Forwarded: PROTO=https"),
+        (b"X-Forwarded-Host: Shop.example", b'Forwarded: host="shop.example"'),
+    ],
+)
+def test_families_that_agree_are_taken(lines: tuple[bytes, ...]) -> None:
+    facts = forwarding(*lines)
+    again = [line.encode() for line in (f"{name}: {value}" for name, value in said(facts).items())]
+    assert forwarding(*again, peer="10.0.0.2").client == facts.client  # what a gateway writes agrees with itself
 
 
 @pytest.mark.parametrize("bad", [b"a b", b"x" * 129, b"a\xff", b"<script>", b""])

@@ -49,11 +49,11 @@ def sent(
 ) -> bytes:  # fmt: skip
     """A request as the service gets it."""
     if facts is None:
-        quoted = b'"%b"' % host if b":" in host or not host else host
+        quoted = b'"%b"' % host if b":" in host else host
         facts = (
-            b"X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: %b\r\n"
-            b"Forwarded: for=192.0.2.1;host=%b;proto=http\r\nVia: 1.1 apigw\r\n" % (host, quoted)
-        )
+            b"X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: http\r\n%bForwarded: for=192.0.2.1;%bproto=http\r\n"
+            b"Via: 1.1 apigw\r\n"
+        ) % (b"X-Forwarded-Host: %b\r\n" % host if host else b"", b"host=%b;" % quoted if host else b"")
     own = b"".join(field + b"\r\n" for field in fields)
     id_line = b"X-Request-Id: %b\r\n" % request_id
     return b"%b\r\nHost: origin.test:8001\r\n%b%b%b%b\r\n%b" % (line, own, facts, id_line, framing, content)
@@ -582,7 +582,8 @@ passed(
 passed(
     "Forwarded of a trusted proxy", W, get(b'Forwarded: for="[2001:db8::1]:47";proto=https;host=shop.example'),
     sent(facts=(
-        b"X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: shop.example\r\n"
+        b"X-Forwarded-For: 2001:db8::1, 192.0.2.1\r\nX-Forwarded-Proto: https\r\n"
+        b"X-Forwarded-Host: shop.example\r\n"
         b'Forwarded: for="[2001:db8::1]:47";proto=https;host=shop.example, for=192.0.2.1;host=a;proto=http\r\n'
         b"Via: 1.1 apigw\r\n"
     )), trusted=True,
