@@ -20,6 +20,7 @@ from apigw.exchange.responder import Responder
 from apigw.gateway.clusters import Upstream
 from apigw.gateway.environment import Shared
 from apigw.observability.instruments import MIRROR_DIFFERENCES, MIRRORED, SPLIT_REQUESTS
+from apigw.observability.metrics import status_label
 from apigw.upstream.client import UpstreamClient
 from apigw.upstream.fallback import with_other_upstream
 from apigw.upstream.mirror import Mirror, MirrorSpec
@@ -94,7 +95,9 @@ class Upstreams(dict[str, Upstream]):
             self._plain(name, way),
             Random(),
             lambda event: _count(metrics.counter(MIRRORED, route, name, event)),
-            lambda status, copy: _count(metrics.counter(MIRROR_DIFFERENCES, route, name, str(status), str(copy))),
+            lambda status, copy: _count(
+                metrics.counter(MIRROR_DIFFERENCES, route, name, status_label(status), status_label(copy))
+            ),
         )
         return mirror.wrap(inner)
 

@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
 from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
 
 from apigw.exchange.errors import ClientFault
 
@@ -45,7 +46,10 @@ _ENCODED_SLASH = re.compile(rb"%2F|%5C")
 _PARAMETERS = re.compile(rb";[^/]*")
 _PARAMETERS_ALONE = re.compile(rb"/;[^/]*/")
 _ABSOLUTE = re.compile(rb"(https?)://([^/?]*)", re.IGNORECASE)
-_AUTHORITY = re.compile(rb"(?:([A-Za-z0-9._~-]+)|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?")
+_AUTHORITY = re.compile(
+    rb"(?:((?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?"
+)
+_NAME = _UNRESERVED + b"!$&'()*+,;="
 _LONGEST_HOST = 262  # a DNS name of 255, a colon and a port
 
 
@@ -199,9 +203,9 @@ def valid_host(host: bytes) -> bytes:
     """
     An authority (Host field, absolute target), lower case, with its port if it has one (RFC 9110 7.2, RFC 3986 3.2).
 
-    Taken are names of letters, digits and ``-._~``, IPv4 and ``[IPv6]`` addresses, with a port of 0-65535 or none.
-    RFC 3986 would also allow sub-delimiters and percent-encoding in names; no name that resolves has them, and they are
-    what injections into links and redirects are made of.
+    Taken are names (RFC 3986 3.2.2: unreserved characters, sub-delimiters, percent-encodings), IPv4 and ``[IPv6]``
+    addresses, with a port of 0-65535 or none. Percent-encodings are decoded, those beyond ASCII into the IDNA form, so
+    that a name has one spelling; an encoded character that a name can't have by itself is refused.
 
     :raises ClientFault: 400 ``invalid_host``.
     """
@@ -218,6 +222,19 @@ def valid_host(host: bytes) -> bytes:
             raise ClientFault("the host's IPv6 address is not valid", reason="invalid_host") from None
     elif name.startswith(b".") or b".." in name:
         raise ClientFault("the host has an empty label", reason="invalid_host")
+    elif b"%" in name:
+        host = _decoded_name(name) + host[len(name) :]
     if port == b"":
         host = host[:-1]  # RFC 3986 6.2.3: an empty port is none
     return host.lower()
+
+
+def _decoded_name(name: bytes) -> bytes:
+    decoded = unquote_to_bytes(name)
+    try:
+        decoded = decoded if decoded.isascii() else decoded.decode().encode("idna")
+    except UnicodeError:
+        raise ClientFault("the host is not valid", reason="invalid_host") from None
+    if not decoded or decoded.translate(None, _NAME) or decoded.startswith(b".") or b".." in decoded:
+        raise ClientFault("the host is not valid", reason="invalid_host")
+    return decoded

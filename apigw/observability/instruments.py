@@ -30,7 +30,10 @@ class Instrument:
 
 
 REQUESTS = Instrument(
-    "apigw_requests_total", "counter", "Exchanges that ended, by final status.", ("route", "method", "status")
+    "apigw_requests_total",
+    "counter",
+    "Exchanges that ended, by final status.",
+    ("route", "method", "status"),
 )
 REQUEST_DURATION = Instrument(
     "apigw_request_duration_seconds", "histogram", "From a request's head to the end of its response.", ("route",)

@@ -17,6 +17,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable
 from collections.abc import Set as AbstractSet
+from http import HTTPStatus
 from typing import Any, TypedDict
 
 from prometheus_client import ProcessCollector
@@ -33,6 +34,24 @@ METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OP
 """Methods with a label of their own; all others are ``OTHER``, because clients can make them up."""
 
 OTHER = b"OTHER"
+
+STATUSES = frozenset({0, *map(int, HTTPStatus), 499})
+"""Statuses with a label of their own: those that are registered, 499 of clients that went away, 0 if none was sent."""
+
+
+def bounded_status(status: int) -> int:
+    """The status, or 299, 399, ... or 999 for all of its class that are not registered: services can make them up."""
+    if status in STATUSES:
+        return status
+    return status // 100 * 100 + 99 if 200 <= status < 600 else 999
+
+
+def status_label(status: int) -> str:
+    """``404``; ``2xx`` to ``5xx``, or ``other``, for a status that is not registered."""
+    if status in STATUSES:
+        return str(status)
+    return f"{status // 100}xx" if 200 <= status < 600 else "other"
+
 
 log = Logger()
 
@@ -105,7 +124,7 @@ class RouteCells:
         try:
             self.statuses[method, status] += 1
         except KeyError:
-            key = (method if method in METHODS else OTHER, status)
+            key = (method if method in METHODS else OTHER, bounded_status(status))
             self.statuses[key] = self.statuses.get(key, 0) + 1
         self.buckets[bisect_left(self.bounds, seconds)] += 1
         self.sum += seconds
@@ -241,7 +260,7 @@ class Metrics:
         reasons: list[tuple[list[str], float | Histogram]] = []
         for route, cells in [*self._routes.items()]:
             for (method, status), count in cells.statuses.items():
-                requests.append(([route, method.decode("ascii"), str(status)], count))
+                requests.append(([route, method.decode("ascii"), status_label(status)], count))
             durations.append(([route], {"bounds": list(cells.bounds), "counts": list(cells.buckets), "sum": cells.sum}))
             reasons += [([route, reason], count) for reason, count in cells.reasons.items()]
             yield
@@ -254,8 +273,11 @@ class Metrics:
     def _of_targets(self) -> Generator[None, None, Family]:
         samples: list[tuple[list[str], float | Histogram]] = []
         for (upstream, target), cells in [*self._targets.items()]:
+            by_label: dict[str, float] = {}
             for status, count in cells.statuses.items():
-                samples.append(([upstream, target, str(status) if status else "none"], count))
+                label = status_label(status) if status else "none"
+                by_label[label] = by_label.get(label, 0) + count
+            samples += [([upstream, target, label], count) for label, count in by_label.items()]
             yield
         return _family(instruments.UPSTREAM_REQUESTS, samples)
 

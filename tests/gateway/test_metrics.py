@@ -58,6 +58,32 @@ async def test_what_was_served_is_counted_by_the_names_that_dashboards_use(tmp_p
     assert any(name.startswith("apigw_reactor_lag_seconds_bucket") for name in found)
 
 
+def series(found: dict[str, float], name: str) -> dict[str, float]:
+    return {key: value for key, value in found.items() if key.startswith(name + "{")}
+
+
+async def test_statuses_and_methods_that_are_made_up_make_no_series(tmp_path: Path, origin: Origin) -> None:
+    copies = await Origin([reply(700 + at % 300, b"") for at in range(300)]).start()
+    origin.script = [reply(status, b"") for status in range(200, 1000)]
+    text = upstream(origin.port) + upstream(copies.port, "b") + route("/", "mirror = b") + ADMIN
+    async with running(tmp_path, text) as gateway:
+        client = await gateway.connect()
+        for at, status in enumerate(range(200, 1000)):
+            client.send(request(f"/{at}", method=f"MADE{at % 7}"))
+            assert (await client.read_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 %d" % status)
+        found = values((await gateway.admin("/metrics")).body.decode())
+    await copies.stop()
+    for name in ("apigw_requests_total", "apigw_upstream_requests_total"):
+        counted = series(found, name)
+        assert len(counted) < 130
+        assert 400 in [value for key, value in counted.items() if 'status="other"' in key]
+        assert any('status="2xx"' in key for key in counted)
+        assert any('status="404"' in key for key in counted)
+    assert sum(series(found, "apigw_requests_total").values()) == 800
+    assert len(series(found, "apigw_mirror_differences_total")) < 80
+    assert all(re.search(r'copy="(\d\d\d|\dxx|other)"', key) for key in series(found, "apigw_mirror_differences_total"))
+
+
 async def test_an_upstream_that_does_not_answer_is_counted_as_none(tmp_path: Path, origin: Origin) -> None:
     never: Deferred[None] = Deferred()
     origin.script = [[never]]

@@ -247,3 +247,15 @@ async def test_health_is_503_while_an_upstream_has_nobody(tmp_path: Path, origin
         while (await gateway.get("/health")).status != 503:
             await asyncio.sleep(0.02)
         assert (await gateway.get("/health/ready")).status == 200
+
+
+async def test_hosts_with_sub_delimiters_are_routed(tmp_path: Path, origin: Origin) -> None:
+    routes = route("/", "respond = 204") + route("/", "hosts = 0.0.0.0=5000, shop.example", "respond = 202", name="b")
+    async with running(tmp_path, routes) as gateway:
+        assert (await gateway.get("/", host="0.0.0.0=5000")).status == 202
+        assert (await gateway.get("/", host="0.0.0.0=5000:80")).status == 202
+        assert (await gateway.get("http://0.0.0.0=5000/", host="x")).status == 202
+        assert (await gateway.get("/", host="sh%6Fp.example")).status == 202  # another spelling is no other host
+        assert (await gateway.get("/", host="a'b&c")).status == 204
+        for wrong in ("a@b", "a=b@c", "a%40b", "a b", "a%20b", "a%2Fb"):
+            assert (await gateway.get("/", host=wrong)).status == 400

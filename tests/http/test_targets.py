@@ -176,6 +176,10 @@ def test_normalising_twice_changes_nothing_and_no_dot_segment_is_left(path: byte
         (b"[2001:DB8::1]:443", b"[2001:db8::1]:443"),
         (b"[::ffff:1.2.3.4]", b"[::ffff:1.2.3.4]"),
         (b"a_b.example", b"a_b.example"),
+        (b"0.0.0.0=5000", b"0.0.0.0=5000"),
+        (b"A!$&'()*+,;=~b:80", b"a!$&'()*+,;=~b:80"),
+        (b"%53hop%2eexample:80", b"shop.example:80"),
+        (b"b%C3%BCcher.example", b"xn--bcher-kva.example"),
     ],
 )
 def test_a_host_is_valid(host: bytes, valid: bytes) -> None:
@@ -185,9 +189,10 @@ def test_a_host_is_valid(host: bytes, valid: bytes) -> None:
 @pytest.mark.parametrize(
     "host",
     [
-        *(b"", b":80", b"a b", b"a,b", b"a@b", b"a/b", b"a?b", b"a:65536", b"a:8x", b"a:80:80", b"a:-1", b"a:000080"),
+        *(b"", b":80", b"a b", b"a@b", b"a/b", b"a?b", b"a:65536", b"a:8x", b"a:80:80", b"a:-1", b"a:000080"),
         *(b"[::1", b"::1", b"[1.2.3.4]", b"[zz]", b"[::1]x", b".a", b"a..b", b"a%2fb", b"a\\b", b"a\x00", b"a\n"),
-        *(b"\xc3\xa9", b"a" * 263, b"[fe80::1%25eth0]"),
+        *(b"\xc3\xa9", b"a" * 263, b"[fe80::1%25eth0]", b"a%", b"a%4", b"%zz", b"a%00", b"a%20b", b"a%40b", b"a%3A80"),
+        *(b"%2Ea", b"a%2e.b", b"%FF", b"a%EF%BC%8Fb", b"a=b@c", b"a;b/c", b"a=b:x"),
     ],
 )
 def test_a_host_is_refused(host: bytes) -> None:

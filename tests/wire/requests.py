@@ -205,6 +205,14 @@ refused("Host is folded", "RFC 9112 5.2", get(host=b"Host:\r\n a"), *MALFORMED)
 refused("Host with a space before the colon", "RFC 9112 5.1", get(host=b"Host : a"), *MALFORMED)
 passed("Host with a port", H, get(host=b"Host: A:81"), sent(host=b"a:81"))
 passed("Host is an IPv6 address", H, get(host=b"Host: [::1]:81"), sent(host=b"[::1]:81"))
+passed(
+    "Host with sub-delimiters",
+    "RFC 3986 3.2.2",
+    get(host=b"Host: a=50"),
+    sent(facts=PLAIN.partition(b"8001\r\n")[2].partition(b"X-Request")[0].replace(b"Host: a", b"Host: a=50").replace(
+        b"host=a;", b'host="a=50";'
+    )),
+)  # fmt: skip
 passed("hOsT", "RFC 9110 5.1", get(host=b"hOsT: a"), PLAIN)
 
 # --- Field lines ------------------------------------------------------------------------------------------------------
