@@ -91,7 +91,8 @@ class Upstream:
             new_breaker=self._breaker if settings.breaker.on else None,
             budget=self.budget.counts if repeats or settings.hedge.after is not None else None,
         )
-        self.targets.on_gone(self._gone)
+        targets = self.targets
+        targets.on_gone(self._gone)
         self.targets.on_silent(self._abandon)
         self.targets.listen(log_targets(name))
         self.cluster = Cluster(
@@ -99,7 +100,7 @@ class Upstream:
             self.targets,
             shared.wheel,
             shared.later,
-            retries=Retries(settings.retry, self.budget, rng, lambda: len(self.targets.eligible)) if repeats else None,
+            retries=Retries(settings.retry, self.budget, rng, lambda: len(targets.eligible)) if repeats else None,
             replay_limit=settings.retry.max_body if repeats else 0,
         )
         self._copies = Cluster(name, self.targets, shared.wheel, shared.later)
@@ -220,9 +221,15 @@ class Upstream:
             self.discovery.stop()
         for target in [*self._checks]:
             self._forget_checks(target)
-        for target in self.targets.targets:
+        for target in (*self.targets.targets, *self.targets.leaving):
             target.pool.close()
         self.targets.close()
+        # It must go with its last request, and not hold itself in a circle: the collector is kept from much of a large
+        # configuration.
+        self.prober = self.discovery = None
+        self.answer = Forward(self.cluster)
+        self._hedgings.clear()
+        del self.client
 
     def _discover(self, former: Discovery | None) -> None:
         from twisted.internet import reactor

@@ -447,9 +447,18 @@ class TargetSet:
         self._next_change = -math.inf
 
     def close(self) -> None:
-        """Nobody chooses from it any more: nothing that lives on, such as a breaker that was taken over, holds it."""
+        """
+        Only requests that are under way choose from it: nothing that lives on, such as a breaker that was taken over,
+        holds it; nor does it hold itself in a circle, so it goes with the last of them.
+        """
         for breaker in self._breakers:
             breaker.forget(self._breaker_moved)
+        for target in (*self.targets, *self.leaving):
+            target.watch = target.on_idle = None
+        for listeners in (self._listeners, self._on_update, self._on_gone, self._on_silent):
+            listeners.clear()
+        self.outlier = self._new_breaker = None
+        self.balancer.draining = tuple
 
     def _new_target(self, spec: TargetSpec, now: float, *, warm: bool) -> Target:
         target = Target(spec, now)

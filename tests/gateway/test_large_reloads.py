@@ -18,7 +18,7 @@ from tests.gateway.running import Gateway, request, running
 ADMIN = "[admin]\nendpoint = tcp:0:interface=127.0.0.1\n"
 
 
-def routes(number: int, version: int, more: str = "") -> str:
+def routes(number: int, version: int, more: str = "", more_of_upstreams: str = "") -> str:
     """Each route with a policy of its own, an upstream for ten of them, and all answers saying the version twice."""
     own = "".join(
         f"[request_headers h{i}]\nset.X-Version = {version}\n[route r{i}]\npath = /s{i % 10}/r{i}/{{id}}\n"
@@ -26,7 +26,7 @@ def routes(number: int, version: int, more: str = "") -> str:
         for i in range(number)
     )
     targets = "".join(
-        f"[upstream u{i}]\ntargets = http://127.0.0.1:{1000 + i + version}\n"
+        f"[upstream u{i}]\ntargets = http://127.0.0.1:{1000 + i}\ntimeout.response = {version}s\n{more_of_upstreams}"
         f"[route u{i}]\npath = /u{i}\nupstream = u{i}\n"
         for i in range(number // 10)
     )
@@ -107,11 +107,20 @@ def parts(gateway: Gateway) -> list[ref[object]]:
             [rule for rule in generation.root.table.rules if rule.name != "kept"],
             [rule.value for rule in generation.root.table.rules],
             [built.policy for reference, built in generation.policies.items() if reference[1] != "kept"],
+            list(generation.upstreams.values()),
+            [upstream.targets for upstream in generation.upstreams.values()],
             [configuration.of("route")[name] for name in ("r1", "r2")],
         )
         for each in some
     ]
 
+
+UPSTREAM = """breaker.error_threshold = 50%
+retry.attempts = 2
+hedge.after = 1s
+sticky.cookie = s
+sticky.secret = aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
+"""
 
 BATCH = """
 [batch all]
@@ -130,11 +139,11 @@ policies = cors kept, rate_limit several, rate_limit {name}
 
 
 async def test_the_former_configuration_is_freed_without_the_collector(tmp_path: Path) -> None:
-    async with running(tmp_path, routes(20, 1, BATCH.format(name="a"))) as gateway:
-        await gateway.reload(routes(20, 2, BATCH.format(name="b").replace("100/m", "200/m")))
+    async with running(tmp_path, routes(20, 1, BATCH.format(name="a"), UPSTREAM)) as gateway:
+        await gateway.reload(routes(20, 2, BATCH.format(name="b").replace("100/m", "200/m"), UPSTREAM))
         former = parts(gateway)
         with without_collector():
-            await gateway.reload(routes(20, 3, BATCH.format(name="c")))
+            await gateway.reload(routes(20, 3, BATCH.format(name="c"), UPSTREAM))
             assert gateway.service.last_error is None
             assert [each() for each in former if each() is not None] == []
 
