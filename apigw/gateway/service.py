@@ -137,7 +137,6 @@ class GatewayService(Service):
                 for name, settings in self.configuration.listens.items():
                     self.listening[name] = self._listening(name, settings, self.generation)
                     opened.append(self.listening[name])
-            self.configuration.contents.forget()
             if self.configuration.admin is not None:
                 self.admin = AdminListening(self.configuration.admin, self)
                 opened.append(self.admin)
@@ -204,7 +203,9 @@ class GatewayService(Service):
         self.shared.start()
         self._begin_measuring(reactor)
         upstreams = self.generation.upstreams
-        at_once(upstreams.prepare(self.configuration.upstreams, {}))
+        with self.configuration.contents:
+            at_once(upstreams.prepare(self.configuration.upstreams, {}))
+        self.configuration.contents.forget()
         upstreams.take_effect()
         await in_slices(_start_upstreams(upstreams, {}))
         for upstream in upstreams.values():
@@ -397,7 +398,6 @@ class GatewayService(Service):
                 for name, settings in wanted.items():
                     if not _stays(self.listening.get(name), settings):
                         opened[name] = self._listening(name, settings, new, free)
-            configuration.contents.forget()
             if configuration.admin is not None and not _stays(self.admin, configuration.admin):
                 admin = AdminListening(configuration.admin, self, free)
             if log_options(configuration) != log_options(old.configuration):
@@ -410,7 +410,9 @@ class GatewayService(Service):
                 await listening.start()
             if admin is not None:
                 await admin.start()
-            await in_slices(new.upstreams.prepare(configuration.upstreams, old.upstreams))
+            preparing = new.upstreams.prepare(configuration.upstreams, old.upstreams)
+            await in_slices(within(configuration.contents, preparing))
+            configuration.contents.forget()
             if self._drained is not None:
                 raise CannotStart("the gateway is ending")
         except Exception:

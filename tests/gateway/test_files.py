@@ -250,3 +250,50 @@ async def test_looking_at_large_files_does_not_hold_up_the_loop(folder: Path) ->
         await asyncio.sleep(1.6)
         assert await beats(gateway) < 0.2
     await origin.stop()
+
+
+async def test_a_reload_waits_for_no_file_in_the_thread_that_serves(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = await Origin([reply(200, b"the service")]).start()
+    (folder / "page.html").write_text("<p>{status}")
+    (folder / "part.json").write_text("{}")
+    (folder / "schema.json").write_text('{"$ref": "part.json"}')
+    (folder / "api.yaml").write_text("openapi: 3.0.0\npaths: {}\n")
+    Authority().issue("client.internal").write(folder / "client.pem")
+    more = """
+        [upstream b]
+        targets = https://127.0.0.1:1
+        tls.ca = ca.pem
+        tls.certificate = client.pem
+        breaker.error_threshold = 50%
+        breaker.fallback_file = page.html
+        [error_pages nice]
+        html = page.html
+        page.404 = page.html
+        [json_schema body]
+        request = schema.json
+        [openapi api]
+        file = api.yaml
+        [respond page]
+        file = page.html
+        [route more]
+        path = /more
+        upstream = b
+        policies = error_pages nice, json_schema body, openapi api, respond page
+    """
+    async with running(folder, configuration(folder, origin)) as gateway:
+        waited: list[str] = []
+        real = files._waited_for
+
+        def noted(path: str, work: Callable[[], Any], timeout: float) -> Any:
+            if threading.current_thread() is threading.main_thread():
+                waited.append(path)
+            return real(path, work, timeout)
+
+        monkeypatch.setattr(files, "_waited_for", noted)
+        text = configuration(folder, origin).replace("[listen safe]", "[listen other]") + more
+        await gateway.reload(text)
+        assert gateway.service.last_error is None
+        assert waited == []
+    await origin.stop()
