@@ -184,10 +184,11 @@ class Listening:
             self._looking = False
         if found is not None and store.take(found):
             log.info("listen {name}: certificates were replaced", name=self.name)
-        if found is not None and store.last_error is not None:
-            self._files.failed(path, CertificateError(store.last_error), user, log)
-        elif store.last_error is None:
+        wrong = store.last_error
+        if wrong is None:
             self._files.good(path, user, log)
+        elif found is not None and self._files.failed(path, CertificateError(wrong), user, None):
+            log.warn("listen {name}: a certificate can't be used: {why}", name=self.name, why=wrong)
 
     def _not_looked(self, error: BaseException) -> None:
         self._looking = False
@@ -201,7 +202,12 @@ class Listening:
         """
         if self._listener is not None:
             await self._listener.stop_accepting(shared=shared)
+        self._forget_files()
         self.site.drain()
+
+    def _forget_files(self) -> None:
+        if self.store is not None:
+            self._files.forget(str(self.store.sources[0]), f"listen {self.name}")
 
     def abort(self, *, shared: bool = False) -> None:
         """
@@ -218,6 +224,7 @@ class Listening:
 
     def close(self, *, shared: bool = False) -> None:
         """Close the socket."""
+        self._forget_files()
         if not shared and self.socket.fileno() >= 0:
             remove_path(self.socket)
         if self._listener is not None:

@@ -100,25 +100,25 @@ class Files:
         """
         return beside(path, work, self.timeout)
 
-    def failed(self, path: str, error: BaseException, user: str, logger: Logger | None = log) -> None:
+    def failed(self, path: str, error: BaseException, user: str, logger: Logger | None = log) -> bool:
         """
         Count that a file can't be used, and say so if that is news.
 
         :param user: what reads it, like ``basic staff``. :param logger: None if the caller logs it.
+        :return: whether it is news.
         """
         self.count(path)
         why = getattr(error, "strerror", None) or str(error)
         kind = TimeoutError if isinstance(error, TimeoutError) else why
         former = self._failing.get((user, path))
-        if former is None or former[0] != kind or self._clock() - former[1] >= REPEATED:
-            self._failing[user, path] = (kind, self._clock())
-            if logger is not None:
-                logger.warn(
-                    "{user}: {path} can't be used: {why}; its last good content stays in use",
-                    user=user,
-                    path=path,
-                    why=why,
-                )
+        if former is not None and former[0] == kind and self._clock() - former[1] < REPEATED:
+            return False
+        self._failing[user, path] = (kind, self._clock())
+        if logger is not None:
+            logger.warn(
+                "{user}: {path} can't be used: {why}; its last good content stays in use", user=user, path=path, why=why
+            )
+        return True
 
     def good(self, path: str, user: str, logger: Logger | None = log) -> None:
         """Say that a file can be used again, if it could not."""

@@ -74,6 +74,6 @@ async def test_certificates_are_replaced_every_half_second_and_no_request_fails(
         process.signal(signal.SIGTERM)
         await process.ended()
         assert "Traceback" not in process.out
-        assert "shop.pem can't be used: " in process.out
+        assert "listen public: a certificate can't be used: " in process.out
     assert answered > 100
     assert len(serials) > 5
