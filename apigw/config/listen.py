@@ -116,6 +116,10 @@ class ListenSettings(Settings):
         description="Fields of a request whose name has an underscore: passed on, left out, or refused with 400. Those"
         " that look like a field of the gateway's own (`X_Forwarded_For`) are left out in any case.",
     )
-    max_connections: Count = Field(0, description="Connections at a time; 0: as many as there are descriptors.")
+    max_connections: Count = Field(
+        0,
+        description="Connections at a time; a client too many gets 503. 0: as many as the limit of open files leaves"
+        " room for, and idle ones are closed for new ones.",
+    )
     timeout: ListenTimeouts = ListenTimeouts()
     tls: ListenTLS | None = None

@@ -25,6 +25,8 @@ from apigw.exchange.body import Body
 from apigw.exchange.errors import ClientFault, ClientGone, UpstreamFault
 from apigw.exchange.request import Request
 
+SLOW_HEAD = 1.0
+"""Seconds after which a client whose head is not complete counts as idle, if its place is needed."""
 EOF_SILENCE = 5.0
 """Seconds that an answer which was begun may be silent then."""
 
@@ -231,6 +233,21 @@ class H1Channel(ResponseWriter):
         return True
 
     # Going away
+
+    @property
+    def idle_since(self) -> float:
+        """Since when it waits for a request, or for a head that takes more than a moment; 0.0 if it does not."""
+        transport = self._transport
+        if self._request is not None or self._linger or self._write_paused or transport is None:
+            return 0.0
+        if self._head_since > self.site.clock() - SLOW_HEAD or transport.is_closing():
+            return 0.0
+        return self._head_since or self._activity
+
+    def close_idle(self) -> bool:
+        """Close it if it is idle; whether it was."""
+        transport = self._transport
+        return bool(transport is not None and self.idle_since and self._close_idle(transport))
 
     def drain(self) -> None:
         """

@@ -652,6 +652,15 @@ class RequestReader(asyncio.Protocol):
         """The wheel's look: end what takes too long; when to look again."""
         raise NotImplementedError
 
+    @property
+    def idle_since(self) -> float:
+        """Since when it waits for a request, or for the rest of its head; 0.0 if it does not."""
+        raise NotImplementedError
+
+    def close_idle(self) -> bool:
+        """Close it if it is idle; whether it was."""
+        raise NotImplementedError
+
     def drain(self) -> None:
         """Close now if idle, else after the exchange at work."""
         raise NotImplementedError

@@ -57,6 +57,13 @@ class Root(Protocol):
 class Channel(Protocol):
     """A connection, whichever HTTP it speaks."""
 
+    @property
+    def idle_since(self) -> float:
+        """Since when it waits for a request, or for the rest of its head; 0.0 if it does not."""
+
+    def close_idle(self) -> bool:
+        """Close it if it is idle; whether it was."""
+
     def drain(self) -> None:
         """Close now if idle, else after the exchange at work."""
 

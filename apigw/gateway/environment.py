@@ -16,6 +16,7 @@ from apigw.config.gateway import GatewaySettings
 from apigw.exchange.addresses import UNIX
 from apigw.exchange.request import Request
 from apigw.gateway.fetching import Outside
+from apigw.gateway.room import Room
 from apigw.net.files import Files
 from apigw.net.resolver import Resolver
 from apigw.net.side_work import SideWork
@@ -40,6 +41,7 @@ class Shared:
     :ivar ticks: called with the time every quarter of a second: one timer for all who have something coarse to do.
     :ivar finished: an exchange ended: counts and logs it.
     :ivar root: the routes in force.
+    :ivar room: how many clients may be connected.
     :ivar asked: the consumers and the list of revoked tokens that policies were built with.
     """
 
@@ -54,6 +56,7 @@ class Shared:
         self.outside = Outside(self.wheel, self.later, self.dialling)
         self.files = Files(self._count_file)
         self.side_work = SideWork()
+        self.room = Room(monotonic)
         self.ready = False
         self.finished: Callable[[Request, int, int, float], None] = lambda *_: None
         self.root: GatewayResource | None = None

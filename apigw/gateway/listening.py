@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from twisted.logger import Logger
@@ -30,6 +30,9 @@ from apigw.net.tls import HandshakeFailure, TLSServer
 from apigw.routing.tree import GatewayResource
 
 log = Logger()
+
+SLOW = 1.0
+"""Seconds after which a client that has not begun is taken for idle, if room is needed."""
 
 REFUSAL = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nRetry-After: 1\r\n"
@@ -67,6 +70,7 @@ class Listening:
         """
         self.name = name
         self.settings = settings
+        self._room = shared.room
         self.store: CertificateStore | None = None
         if settings.tls is not None:
             self.store = CertificateStore(
@@ -100,8 +104,12 @@ class Listening:
             self._factory(),
             max_connections=self.settings.max_connections,
             connections=lambda: self.connections,
+            room=self._room.take,
             refusal=b"" if self.store is not None else REFUSAL % (len(_BODY), _BODY),
         )
+        if self._room.most:
+            self._listener.backlog = min(self._listener.backlog, self._room.spare)
+            self._listener.most_refusals = min(self._listener.most_refusals, self._room.spare // 4)
         await self._listener.start()
 
     def _factory(self) -> Any:
@@ -141,6 +149,17 @@ class Listening:
         if self._proxy_rules is not None:
             count += len(self._proxy_rules.waiting)
         return count
+
+    def idle(self) -> Iterable[tuple[float, Callable[[], bool]]]:
+        """Of each idle client, or one that is slow to begin: since when, and what closes it if it still is idle."""
+        for channel in self.site.connections:
+            if since := channel.idle_since:
+                yield since, channel.close_idle
+        now = self.site.clock()
+        for group in (self._tls_server, self._proxy_rules):
+            for waiting in group.waiting if group is not None else ():
+                if now - waiting.since >= SLOW:
+                    yield now, waiting.give_way
 
     def _handshake_failed(self, failure: HandshakeFailure) -> None:
         reasons = self.handshake_failures

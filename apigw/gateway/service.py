@@ -58,6 +58,8 @@ log = Logger()
 Signal = Callable[[int, FrameType | None], Any] | int | None
 
 
+LOW_LIMIT = 4096
+"""Open files below which the limit is warned of."""
 MANY_SECTIONS = 500
 """With so many sections of the configuration, the garbage collector is kept from what is made of them."""
 MOST_TOLD = 100
@@ -200,6 +202,7 @@ class GatewayService(Service):
 
         loop = asyncio.get_running_loop()
         limit = self._descriptors.raise_limit()
+        self._keep_room(limit)
         self.shared.start()
         self._begin_measuring(reactor)
         upstreams = self.generation.upstreams
@@ -236,6 +239,33 @@ class GatewayService(Service):
         if self._reload_again:
             self._reload_again = False
             self.reload()
+
+    def _keep_room(self, limit: int) -> None:
+        """Bound how many clients may be connected, by the limit of open files."""
+        room = self.shared.room
+        room.spare = self._descriptors.spare
+        room.most = self._descriptors.clients()
+        room.crowds = lambda: [*self.listening.values(), *self._leaving]
+        room.pools = lambda: [
+            target.pool for upstream in self.generation.upstreams.values() for target in upstream.targets.targets
+        ]
+        if limit < LOW_LIMIT:
+            log.warn(
+                "the limit of open files is low ({limit}): at most {most} clients can be connected at a time; raise"
+                " it (LimitNOFILE= in systemd, ulimit -Hn)",
+                limit=limit,
+                most=room.most,
+            )
+        for name, settings in self.configuration.listens.items():
+            if settings.max_connections > room.most:
+                log.warn(
+                    "listen {name}: max_connections is {wanted}, but the limit of open files ({limit}) leaves room for"
+                    " {most} clients",
+                    name=name,
+                    wanted=settings.max_connections,
+                    limit=limit,
+                    most=room.most,
+                )
 
     async def _start_policies(self, old: Generation | None, new: Generation | None = None) -> None:
         new = new or self.generation
@@ -288,6 +318,7 @@ class GatewayService(Service):
             self._repeats.flush(time.time())  # noqa: TID251 - log events carry the time of day
             self._messages.flush()
         self._descriptors.check()
+        self.shared.room.check()
         for listening in self.listening.values():
             listening.look_at_certificates()
         self._leaving = [listening for listening in self._leaving if listening.connections]

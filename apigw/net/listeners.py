@@ -28,8 +28,10 @@ class Listener:
     :param max_connections: more are refused, 0: never. A refused client is answered and closed at once, so that a
         balancer goes elsewhere; the alternative, to leave clients in the kernel's queue, makes them wait for nothing.
     :param connections: how many there are, those that are still shaking hands too.
+    :param room: whether one more may come in; False refuses it as well.
     :param refusal: the bytes that answer the first that a refused client sends; empty: cut off at once (TLS).
-    :ivar refused: connections refused so far.
+    :ivar refused: connections refused so far. :ivar backlog: connections that may wait to be accepted.
+    :ivar most_refusals: refused clients that are told so at one time.
     """
 
     def __init__(
@@ -39,12 +41,16 @@ class Listener:
         *,
         max_connections: int = 0,
         connections: Callable[[], int] = lambda: 0,
+        room: Callable[[], bool] = lambda: True,
         refusal: bytes = b"",
     ) -> None:
         self.socket = sock
         self.factory = factory
         self.max_connections = max_connections
         self.connections = connections
+        self.room = room
+        self.backlog = BACKLOG
+        self.most_refusals = MOST_REFUSALS
         self.refusal = refusal
         self.refused = 0
         self._refusing = 0
@@ -56,9 +62,9 @@ class Listener:
         # The loop gets a copy: it closes what it was given, and then the clients in the queue would be lost.
         copy = self.socket.dup()
         if self.socket.family == socket.AF_UNIX:
-            self._server = await loop.create_unix_server(self._make, sock=copy, backlog=BACKLOG)
+            self._server = await loop.create_unix_server(self._make, sock=copy, backlog=self.backlog)
         else:
-            self._server = await loop.create_server(self._make, sock=copy, backlog=BACKLOG)
+            self._server = await loop.create_server(self._make, sock=copy, backlog=self.backlog)
 
     async def stop_accepting(self, *, shared: bool = False) -> None:
         """
@@ -97,14 +103,14 @@ class Listener:
         self.socket.close()
 
     def _make(self) -> asyncio.BaseProtocol:
-        if self.max_connections and self.connections() >= self.max_connections:
+        if (self.max_connections and self.connections() >= self.max_connections) or not self.room():
             self.refused += 1
             return _Refused(self)
         return self.factory()
 
     def refusal_begins(self) -> bool:
         """Whether one more refused client may be told so."""
-        if not self.refusal or self._refusing >= MOST_REFUSALS:
+        if not self.refusal or self._refusing >= self.most_refusals:
             return False
         self._refusing += 1
         return True
@@ -135,7 +141,10 @@ class _Refused(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._transport.is_closing():
-            self._transport.write(self._listener.refusal)
+            refusal = self._listener.refusal
+            if data.startswith(b"HEAD "):
+                refusal = refusal[: refusal.find(b"\r\n\r\n") + 4]
+            self._transport.write(refusal)
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -165,9 +165,13 @@ class ProxyRules:
 
 
 class ProxyProtocol(asyncio.Protocol):
-    """A connection until its PROXY header is complete."""
+    """
+    A connection until its PROXY header is complete.
 
-    __slots__ = ("_data", "_factory", "_loop", "_peer", "_rules", "_timer", "_transport")
+    :ivar since: when it was accepted, in the loop's time.
+    """
+
+    __slots__ = ("_data", "_factory", "_loop", "_peer", "_rules", "_timer", "_transport", "since")
 
     _transport: asyncio.Transport
 
@@ -183,6 +187,7 @@ class ProxyProtocol(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._peer = peer_address(transport.get_extra_info("peername"))
         self._rules.waiting.add(self)
+        self.since = self._loop.time()
         if self._rules.trusted(self._peer):
             self._timer = self._loop.call_later(self._rules.timeout, self._refuse, "its header did not come in time")
         else:
@@ -207,6 +212,13 @@ class ProxyProtocol(asyncio.Protocol):
         """Cut the connection."""
         self._done()
         self._transport.abort()
+
+    def give_way(self) -> bool:
+        """Cut it, because its descriptor is needed; whether it still was there."""
+        if self not in self._rules.waiting:
+            return False
+        self.abort()
+        return True
 
     def _refuse(self, why: str) -> None:
         self._rules.refused(self._peer, why, self._loop.time())

@@ -181,7 +181,11 @@ class TLSServer:
 
 
 class TLSServerProtocol(asyncio.Protocol):
-    """A connection until its handshake is over; then ``TLSTransport`` has its place."""
+    """
+    A connection until its handshake is over; then ``TLSTransport`` has its place.
+
+    :ivar since: when it was accepted, in the loop's time.
+    """
 
     __slots__ = (
         "_hello",
@@ -192,6 +196,7 @@ class TLSServerProtocol(asyncio.Protocol):
         "_timer",
         "_transport",
         "_waiting_hello",
+        "since",
     )
 
     def __init__(self, server: TLSServer) -> None:
@@ -208,6 +213,7 @@ class TLSServerProtocol(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]  # a stream's, always
         self._timer = self._server.loop.call_later(self._server.handshake_timeout, self._timed_out)
         self._server.waiting.add(self)
+        self.since = self._server.loop.time()
 
     def data_received(self, data: bytes) -> None:
         if self._over:
@@ -302,6 +308,14 @@ class TLSServerProtocol(asyncio.Protocol):
         self._over = True
         self._transport.abort()
 
+    def give_way(self) -> bool:
+        """Cut it, because its descriptor is needed; whether it still was there."""
+        if self._over:
+            return False
+        self._server.waiting.discard(self)
+        self.abort()
+        return True
+
     def _closed_early(self) -> None:
         if self._records is not None or (self._reader is not None and self._reader.raw):
             self._end("closed_early", "the client left during the handshake")
@@ -320,7 +334,8 @@ class TLSServerProtocol(asyncio.Protocol):
         self._stop_timer()
         self._report("plain_http_on_tls_port", "plain HTTP on a port that speaks TLS")
         date = formatdate(usegmt=True).encode()
-        self._transport.write(PLAIN_HTTP_ANSWER % (date, len(_PROBLEM), _PROBLEM))
+        head = self._reader is not None and self._reader.raw.startswith(b"HEAD ")
+        self._transport.write(PLAIN_HTTP_ANSWER % (date, len(_PROBLEM), b"" if head else _PROBLEM))
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._timer = self._server.loop.call_later(LINGER, self._timed_out)

@@ -219,6 +219,14 @@ class Pool:
             connection.close()
         self.idle.clear()
 
+    def close_idle(self, most: int) -> int:
+        """Close the oldest of the idle connections; how many that were."""
+        oldest = self.idle[:most]
+        del self.idle[:most]
+        for connection in oldest:
+            connection.close()
+        return len(oldest)
+
     def reopen(self) -> None:
         """Keep connections again."""
         self._closed = False
