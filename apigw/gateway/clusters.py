@@ -23,10 +23,12 @@ from apigw.gateway.catalogue import UpstreamSettings
 from apigw.gateway.environment import Shared
 from apigw.http.h1_heads import ResponseHeads
 from apigw.net.tls_client import ClientTLS
+from apigw.observability.health import ANSWERING
 from apigw.observability.instruments import HEDGES
 from apigw.upstream.authority import host_field, tls_name
 from apigw.upstream.balancing.kinds import balancer
 from apigw.upstream.breaker import Breaker
+from apigw.upstream.candidates import passing
 from apigw.upstream.client import UpstreamClient
 from apigw.upstream.cluster import Cluster, OneTarget
 from apigw.upstream.connection import UpstreamConnection
@@ -43,7 +45,7 @@ from apigw.upstream.lenient import LenientConnection
 from apigw.upstream.pool import Pool
 from apigw.upstream.retries import Retries, RetryBudget
 from apigw.upstream.target import Target
-from apigw.upstream.target_set import PASSING, TargetSet
+from apigw.upstream.target_set import TargetSet
 from apigw.upstream.target_spec import TargetSpec
 
 _SOURCES = frozenset(("targets", "discover", "discover_interval"))
@@ -250,9 +252,20 @@ class Upstream:
         self.discovery.start(self._use)
 
     def states(self) -> dict[str, str]:
-        """The state of each target, by name; that of its circuit, if it is all that is wrong with it."""
+        """
+        The state of each target, by name; that of its circuit, if it is all that is wrong with it; and `last_resort` if
+        it is asked although it is not well, as no other target is better.
+        """
         self.targets.tick(self._shared.clock())
-        return {target.name: _state(target) for target in self.targets.targets}
+        return {target.name: self._state(target) for target in self.targets.targets}
+
+    def _state(self, target: Target) -> str:
+        if target.state in ("ejected", "healthy") and not (target.well and passing(target)):
+            if target in self.targets.eligible and self.targets.answers(target):
+                return "last_resort"
+            if target.well and target.breaker is not None:
+                return f"circuit_{target.breaker.state.value}"
+        return target.state
 
     async def seen(self) -> dict[str, str]:
         """
@@ -262,7 +275,7 @@ class Upstream:
         states = self.states()
         if self.settings.health.enabled:
             return states
-        unknown = [target for target in self.targets.targets if states[target.name] == "healthy"]
+        unknown = [target for target in self.targets.targets if states[target.name] in ANSWERING]
         dials = [self._dial_target(target, REACHED_WITHIN) for target in unknown]
         for target, (reached, _) in zip(unknown, await DeferredList(dials, consumeErrors=True), strict=True):
             if not reached:
@@ -312,7 +325,7 @@ class Upstream:
 
     def _abandon(self, target: Target) -> None:
         """It hangs: what waits for it is sent to others that are well, as far as retries may be."""
-        if any(each.well for each in self.targets.eligible):
+        if self._elsewhere(target):
             target.pool.abandon()
 
     def _breaker(self, target: Target, now: float) -> Breaker:
@@ -333,7 +346,7 @@ class Upstream:
 
     def _elsewhere(self, target: Target) -> bool:
         """Whether a request could go to another target."""
-        return any(each is not target for each in self.targets.eligible)
+        return self.targets.elsewhere(self._shared.clock(), (target,))
 
     def _count_hedge(self, event: str) -> None:
         self._shared.metrics.counter(HEDGES, self.name, event).value += 1
@@ -438,13 +451,6 @@ class _Probe(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]  # a stream's
-
-
-def _state(target: Target) -> str:
-    breaker = target.breaker
-    if target.state == "healthy" and breaker is not None and breaker.state not in PASSING:
-        return f"circuit_{breaker.state.value}"
-    return target.state
 
 
 def build_upstream(name: str, settings: UpstreamSettings, shared: Shared, before: Upstream | None) -> Upstream:

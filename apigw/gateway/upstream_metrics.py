@@ -69,9 +69,8 @@ def _breaker_events(upstreams: Upstreams) -> Iterator[Reading]:
 
 def _ejections(upstreams: Upstreams) -> Iterator[Reading]:
     for name, upstream in upstreams.items():
-        if upstream.targets.outlier is not None:
-            for reason, count in upstream.targets.outlier.ejections.items():
-                yield (name, reason), float(count)
+        for reason, count in upstream.targets.outlier.ejections.items():
+            yield (name, reason), float(count)
 
 
 def _budgets(upstreams: Upstreams) -> Iterator[Reading]:

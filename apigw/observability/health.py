@@ -4,7 +4,9 @@
     [health]
     path = /health
 
-- ``/health``: 200 while every upstream can answer, else 503; with the state of each target.
+- ``/health``: 200 while every upstream can answer, else 503; with the state of each target. A target that only waits
+  for its trial (on probation, or its circuit is half-open) is not ill: a load balancer that took the gateway out for
+  it would keep away the requests that it waits for.
 - ``/health/live``: 200 as long as the process can answer at all.
 - ``/health/ready``: 200, or 503 while the gateway drains.
 
@@ -32,24 +34,27 @@ HEALTHY = "healthy"
 UNHEALTHY = "unhealthy"
 DRAINING = "draining"
 
+ANSWERING = frozenset((HEALTHY, "probation", "circuit_half_open", "last_resort"))
+"""States of targets that get clients' requests."""
+
 KEPT = 1.0
 """Seconds for which an answer is given again."""
 
 Targets = Mapping[str, str]
-"""The state of each target by its name: ``healthy``, or a word that says why it is not (``ejected``, ``drained``)."""
+"""The state of each target by its name: ``healthy``, or a word that says why it is not (``ejected``, ``draining``)."""
 
 
 def health_document(upstreams: Mapping[str, Targets], *, draining: bool) -> tuple[int, dict[str, object]]:
     """
     Status and document of the health answer.
 
-    An upstream is healthy while it can answer, with one healthy target at least: a load balancer that took the whole
-    gateway out because one of three targets is down would make it worse.
+    An upstream is healthy while it can answer, with one target at least that gets requests (``ANSWERING``): a load
+    balancer that took the whole gateway out because one of three targets is down would make it worse.
     """
     shown = {}
     well = not draining
     for name, targets in upstreams.items():
-        healthy = any(state == HEALTHY for state in targets.values())
+        healthy = any(state in ANSWERING for state in targets.values())
         well = well and healthy
         shown[name] = {
             "status": HEALTHY if healthy else UNHEALTHY,

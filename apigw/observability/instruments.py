@@ -72,7 +72,10 @@ BREAKER_EVENTS = Instrument(
     ("upstream", "target", "event"),
 )
 EJECTIONS = Instrument(
-    "apigw_ejections_total", "counter", "Targets that passive checks took out.", ("upstream", "reason")
+    "apigw_ejections_total",
+    "counter",
+    "Targets that passive checks took out, or that accepted no connection.",
+    ("upstream", "reason"),
 )
 RETRY_BUDGET = Instrument(
     "apigw_retry_budget_total", "counter", "Retries and hedges, granted or denied.", ("upstream", "result")

@@ -70,7 +70,7 @@ class Attempt:
             breaker = target.breaker
             assert breaker is not None
             if breaker.fails[status]:
-                breaker.failure(token, now, retry_after)
+                breaker.failure(token, now, retry_after, self.started)
             else:
                 breaker.success(token, now)
         if whole:  # `end`, without the call
@@ -79,11 +79,12 @@ class Attempt:
             if not target.active and target.on_idle is not None:
                 target.on_idle(target)
 
-    def failed(self, kind: str, now: float) -> None:
+    def failed(self, kind: str, now: float, why: str = "") -> None:
         """
         It ends without a response.
 
         :param kind: ``connect`` (nothing was sent), ``reset`` (the connection broke before the head), or ``timeout``.
+        :param why: one clause for the log.
         """
         token = self.token
         if token:
@@ -91,10 +92,18 @@ class Attempt:
             breaker = self.target.breaker
             assert breaker is not None
             if kind == "timeout":
-                breaker.timed_out(token, now)
+                breaker.timed_out(token, now, self.started)
+            elif kind == "connect":
+                breaker.unconnected(token, now)
             else:
-                breaker.failure(token, now)
-        self.broken(now)
+                breaker.failure(token, now, None, self.started)
+        target = self.target
+        if kind == "connect" and target.watch is not None:
+            target.failures += 1
+            target.watch.unconnected(target, why, now)
+            self.end()
+        else:
+            self.broken(now)
 
     def broken(self, now: float) -> None:
         """The response broke off midway. Its head was good: it counts for the target's health, not for the breaker."""

@@ -8,7 +8,11 @@ The model and the option names are opossum's (https://nodeshift.dev/opossum/). W
 - a result belongs to the state in which its request began: a late one changes nothing;
 - a probe always ends: one that is silent for longer than its time limit has failed;
 - a full ``capacity`` rejects, but is no failure of the service and trips nothing;
-- counts start afresh when it closes; the reset time grows with every failed probe, with jitter, up to a limit.
+- counts start afresh when it closes; the reset time grows with every failed probe, with jitter, up to a limit;
+- a trial that is no client's request (``trial_succeeded``) closes it too, but proves less: the first result of a client
+  decides whether it stays closed;
+- it remembers whether the failures that opened it were mixed with successes: the fault may then be in some paths of a
+  service that works. ``spared`` lets requests pass nevertheless (``candidates`` says when).
 
 Its transitions are the table in ``apigw.upstream.breaker_states``. There is no timer: an open breaker whose time is
 over becomes half-open when somebody asks.
@@ -30,7 +34,11 @@ from apigw.upstream.settings import BreakerSettings
 LONGEST_RETRY_AFTER = 3600.0
 """Seconds of a service's own ``Retry-After`` that are believed at most."""
 
+ONLY_FAILURES = 20
+"""Failures in a row after which a service is taken to fail entirely, whatever it answered before."""
+
 Listener = Callable[["Breaker", State], None]
+"""Called with the breaker, and the state that it was in. That is the same state if only ``spared`` has changed."""
 
 
 class Breaker:
@@ -47,12 +55,17 @@ class Breaker:
     :ivar active: requests that entered and have not ended.
     :ivar fails: for every status from 0 to 599 whether it counts as a failure.
     :ivar retry_at: while it is open, when the first probe may go.
+    :ivar mixed: whether successes, or a trial that passed, came among the failures for which it opened.
+    :ivar spared: requests pass although it is open or half-open, and their results are counted. Set from outside; it
+        ends when the circuit closes, and after ``ONLY_FAILURES``.
     """
 
     __slots__ = (
+        "_bad_in_a_row",
         "_capacity",
         "_closed",
         "_generation",
+        "_good_at",
         "_growth",
         "_jitter",
         "_listeners",
@@ -67,7 +80,9 @@ class Breaker:
         "_reset",
         "_results",
         "_retry_after",
+        "_successes_seen",
         "_threshold",
+        "_unproven_at",
         "_volume",
         "_warm_at",
         "active",
@@ -78,10 +93,12 @@ class Breaker:
         "fallbacks",
         "fires",
         "half_opens",
+        "mixed",
         "name",
         "opens",
         "rejects",
         "retry_at",
+        "spared",
         "state",
         "successes",
         "timeout",
@@ -109,6 +126,12 @@ class Breaker:
         self.fails = settings.failure_table()
         self.fires = self.successes = self.failures = self.timeouts = self.rejects = self.capacity_rejections = 0
         self.opens = self.half_opens = self.closes = self.fallbacks = 0
+        self.mixed = False
+        self.spared = False
+        self._bad_in_a_row = 0
+        self._good_at = 0.0
+        self._successes_seen = 0
+        self._unproven_at = -1  # successes when a trial of the gateway's own closed it
         self._capacity = settings.capacity or math.inf
         self._threshold = settings.error_threshold
         self._volume = max(settings.volume_threshold, 1)
@@ -145,6 +168,7 @@ class Breaker:
         if token == self._generation:
             self.active -= 1
             self.successes += 1
+            self._good_at = now
             results = self._results
             if now >= results.until:
                 results.rotate(now)
@@ -152,18 +176,28 @@ class Breaker:
         elif token in self._probes:
             self._leave_probe(token)
             self.successes += 1
+            self._good_at = now
             self._probes_succeeded += 1
             if self._probes_succeeded >= self._probes_wanted:
                 self._move(Event.PROBES_SUCCEEDED, now)
 
-    def failure(self, token: int, now: float, retry_after: float | None = None) -> None:
-        """The request failed, or was answered by a ``failure_status``; ``retry_after`` is the answer's, in seconds."""
-        if self._failed(token, now, retry_after):
+    def failure(self, token: int, now: float, retry_after: float | None = None, started: float | None = None) -> None:
+        """
+        The request failed, or was answered by a ``failure_status``.
+
+        :param retry_after: the answer's, in seconds. :param started: when the request began; without it, now.
+        """
+        if self._failed(token, now, now if started is None else started, retry_after):
             self.failures += 1
 
-    def timed_out(self, token: int, now: float) -> None:
+    def unconnected(self, token: int, now: float) -> None:
+        """No connection: a failure, but it says nothing of what the service answers (``mixed``)."""
+        if self._failed(token, now, -math.inf):
+            self.failures += 1
+
+    def timed_out(self, token: int, now: float, started: float | None = None) -> None:
         """The request took too long. Counts as a failure, but as one event: ``timeout``."""
-        if self._failed(token, now, None):
+        if self._failed(token, now, now if started is None else started):
             self.timeouts += 1
 
     def ignore(self, token: int) -> None:
@@ -176,13 +210,13 @@ class Breaker:
     def has_room(self, now: float) -> bool:
         """Whether ``enter`` would let a request pass."""
         self.look(now)
-        if self.state is State.HALF_OPEN:
-            return len(self._probes) + self._probes_succeeded < self._probes_wanted
-        return self._closed and self.active < self._capacity
+        if self.state is State.HALF_OPEN and self._probes_left:
+            return True
+        return (self._closed or self.spared) and self.active < self._capacity
 
     def refusal(self, now: float) -> UpstreamFault:
         """The error for a request that was not let in."""
-        if self._closed:
+        if self._closed or self.spared:
             detail, reason, wait = "the service has as many requests as it may have", "breaker_capacity", 1.0
         else:
             detail, reason, wait = "the service fails; its circuit is open", "circuit_open", self.retry_at - now
@@ -213,16 +247,33 @@ class Breaker:
         return math.inf
 
     def cool_down(self, now: float) -> None:
-        """The target was seen to work again (a probe of the health checks): don't wait for the rest of the time."""
+        """A target that was down is back: don't wait for the rest of the time."""
         if self.state is State.OPEN:
             self._opened_in_a_row = 0
             self._move(Event.COOLED_DOWN, now)
+
+    def forget_results(self, now: float) -> None:
+        """What was counted was of a target that was down: it says nothing of the one that is back."""
+        self._bad_in_a_row = 0
+        self._results.clear(now)
+
+    def trial_succeeded(self, now: float) -> None:
+        """A trial of the gateway's own was answered well: one of ``half_open_requests``."""
+        if self.state is not State.HALF_OPEN:
+            return
+        self._probes_succeeded += 1
+        if self._probes_succeeded >= self._probes_wanted:
+            self.mixed = True
+            self._bad_in_a_row = ONLY_FAILURES // 2
+            self._unproven_at = self._successes_seen = self.successes
+            self._move(Event.PROBES_SUCCEEDED, now)
 
     def force(self, wanted: str, now: float) -> None:
         """
         :param wanted: ``open``, ``close``, or ``auto`` to let results decide again.
         :raises ValueError: for anything else.
         """
+        self._unproven_at = -1
         if wanted == "open":
             self._move(Event.FORCED_OPEN, now)
         elif wanted == "close":
@@ -266,31 +317,39 @@ class Breaker:
     # Inside.
 
     def _enter_unusually(self, now: float) -> int:
-        if self.look(now) is State.HALF_OPEN:
-            if len(self._probes) + self._probes_succeeded < self._probes_wanted:
-                token = self._token()
-                self._probes[token] = now + self._probe_limit
+        if self.look(now) is State.HALF_OPEN and self._probes_left:
+            token = self._token()
+            self._probes[token] = now + self._probe_limit
+            self.active += 1
+            self.fires += 1
+            return token
+        if self._closed or self.spared:
+            if self.active < self._capacity:
                 self.active += 1
                 self.fires += 1
-                return token
-        elif self._closed:
-            if self.active < self._capacity:  # look() may have closed it
-                return self.enter(now)
+                return self._generation
             self.capacity_rejections += 1
             return 0
         self.rejects += 1
         return 0
 
-    def _failed(self, token: int, now: float, retry_after: float | None) -> bool:
-        if token == self._generation:
-            self.active -= 1
-        elif token in self._probes:
+    @property
+    def _probes_left(self) -> bool:
+        return len(self._probes) + self._probes_succeeded < self._probes_wanted
+
+    def _failed(self, token: int, now: float, started: float, retry_after: float | None = None) -> bool:
+        probe = token in self._probes
+        if probe:
             self._leave_probe(token)
+        elif token == self._generation:
+            self.active -= 1
         else:
             return False  # of an earlier state, or a probe that was given up
+        if started >= self._good_at:
+            self._count_bad_in_a_row()
         if retry_after is not None:
             self._retry_after = max(self._retry_after, now + min(retry_after, LONGEST_RETRY_AFTER))
-        if self.state is State.HALF_OPEN:
+        if probe:
             self._move(Event.PROBE_FAILED, now)
             return True
         results = self._results
@@ -299,9 +358,28 @@ class Breaker:
         results.second += 1
         if self.state is State.CLOSED and now >= self._warm_at:
             good, bad = results.sums(now)
-            if good + bad >= self._volume and bad >= self._threshold * (good + bad):
+            unproven = self._unproven_at == self.successes
+            if unproven or (good + bad >= self._volume and bad >= self._threshold * (good + bad)):
+                known = good > 0 or not self._bad_in_a_row or (unproven and self.mixed)
+                self.mixed = known and self._bad_in_a_row < ONLY_FAILURES
                 self._move(Event.TRIPPED, now)
         return True
+
+    def _count_bad_in_a_row(self) -> None:
+        # Of requests that began after the last success: those that hang end long after others were answered well.
+        if self._successes_seen != self.successes:
+            self._successes_seen = self.successes
+            self._bad_in_a_row = 0
+        self._bad_in_a_row += 1
+        if self._bad_in_a_row >= ONLY_FAILURES and not self._closed:
+            self.mixed = False
+            if self.spared:
+                self.spared = False
+                self._tell(self.state)
+
+    def _tell(self, before: State) -> None:
+        for listener in self._listeners:
+            listener(self, before)
 
     def _leave_probe(self, token: int) -> None:
         del self._probes[token]
@@ -322,6 +400,10 @@ class Breaker:
         self._closed = state is State.CLOSED or state is State.FORCED_CLOSED
         if state is State.OPEN:
             self.opens += 1
+            if self._unproven_at >= 0:
+                if self._unproven_at != self.successes:
+                    self._opened_in_a_row = 0
+                self._unproven_at = -1
             grown = self._reset * self._growth ** min(self._opened_in_a_row, 64)
             wait = min(grown, self._longest_reset) * (1 + self._jitter * self._random.random())
             self.retry_at = max(now + wait, self._retry_after)
@@ -330,15 +412,17 @@ class Breaker:
             self.half_opens += 1
         elif self._closed:
             self.closes += 1
-            self._opened_in_a_row = 0
+            self.spared = False
+            if self._unproven_at < 0:
+                self._opened_in_a_row = 0
             self._retry_after = 0.0
             self._results.clear(now)
         else:
             self.opens += 1
+            self.spared = False
             self.retry_at = now
         if before is not state:
-            for listener in self._listeners:
-                listener(self, before)
+            self._tell(before)
 
     def __repr__(self) -> str:
         return f"<Breaker {self.name} {self.state.value}>"

@@ -23,6 +23,8 @@ class Targets(Protocol):
 
     def begin(self, request: Request, now: float, tried: Any) -> Attempt: ...
 
+    def elsewhere(self, now: float, tried: Any) -> bool: ...
+
 
 class Retries(Protocol):
     """Whether to ask again (``apigw.upstream.retries``)."""
@@ -77,6 +79,10 @@ class OneTarget:
         """A try at the target."""
         return _Uncounted(self._target)
 
+    def elsewhere(self, now: float, tried: Any) -> bool:
+        """There is no other."""
+        return False
+
 
 class _Uncounted(Attempt):
     """A try that says nothing to anybody."""
@@ -92,7 +98,7 @@ class _Uncounted(Attempt):
     def answered(self, status: int, now: float, retry_after: float | None = None, whole: bool = False) -> None:
         pass
 
-    def failed(self, kind: str, now: float) -> None:
+    def failed(self, kind: str, now: float, why: str = "") -> None:
         pass
 
     def broken(self, now: float) -> None:

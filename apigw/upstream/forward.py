@@ -162,6 +162,7 @@ class Exchange:
         "_connection",
         "_done",
         "_forward",
+        "_redirected",
         "_resent",
         "_retry_timer",
         "_tried",
@@ -181,6 +182,7 @@ class Exchange:
         self._upload: Upload | None = None
         self._tried: tuple[Target, ...] = ()
         self._resent = False
+        self._redirected = 0
         self._retry_timer: Callable[[], None] | None = None
 
     def attempt(self, now: float, *, fresh: bool = False) -> None:
@@ -326,13 +328,31 @@ class Exchange:
             attempt.cancelled()
             self._give_up(error)
             return
-        attempt.failed(kind, now)
+        attempt.failed(kind, now, error.detail)
         attempt.target.cells.statuses[0] += 1
-        delay = None if error.reason == "upstream_tls_failed" else self._delay(kind, 0, now)
+        delay: float | None
+        if kind == "connect" and self._may_redirect(attempt, now):
+            delay = 0.0
+        elif error.reason == "upstream_tls_failed":
+            delay = None
+        else:
+            delay = self._delay(kind, 0, now)
         if delay is None:
             self._give_up(error)
         else:
             self._again(attempt, delay, now)
+
+    def _may_redirect(self, attempt: Attempt, now: float) -> bool:
+        """
+        Whether another target accepts connections. Nothing was sent, so it may be asked at once. That is no retry: it
+        needs no policy and no budget, as no service sees the request twice.
+        """
+        deadline = self.request.deadline
+        tried = (*self._tried, attempt.target)
+        if not self._replayable or (deadline and now >= deadline) or not self._cluster.targets.elsewhere(now, tried):
+            return False
+        self._redirected += 1
+        return True
 
     def abandoned(self) -> None:
         """The target is known to be silent: go elsewhere, if that is allowed; else wait on, it may come back."""
@@ -340,7 +360,10 @@ class Exchange:
         if attempt is None or self._done is None:
             return
         now = self._cluster.clock()
-        delay = self._delay("connect" if connection is None else "reset", 0, now)
+        if connection is None and self._may_redirect(attempt, now):
+            delay: float | None = 0.0
+        else:
+            delay = self._delay("connect" if connection is None else "reset", 0, now)
         if delay is None:
             return
         attempt.failed("timeout", now)
@@ -385,7 +408,12 @@ class Exchange:
         if retries is None or self._done is None:
             return None
         return retries.delay(
-            request, kind, status, replayable=self._replayable, now=now, tries=request.tries - self._resent
+            request,
+            kind,
+            status,
+            replayable=self._replayable,
+            now=now,
+            tries=request.tries - self._resent - self._redirected,
         )
 
     def _again(self, attempt: Attempt, delay: float, now: float) -> None:

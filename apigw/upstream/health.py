@@ -6,13 +6,21 @@
 
 Two reasons to ask:
 
-- active checks (``health.path``, or ``health.type = tcp``): every target, all the time, more often while the verdict is
-  in question. The first check of a target is made at once and decides alone; later ones need their thresholds.
-- a target that was ejected because it gave no answer: asked every ``outlier.probe_interval`` (by the active check,
-or by a plain
-  ``OPTIONS``, whose answer may be anything), so that it is back as soon as it answers, and no client has to find out.
+- active checks (``health.path``, or ``health.type = tcp``): every target, all the time, more often while the verdict
+  is in question. The first check of a target is made at once and decides alone; later ones need their thresholds.
+- trials of targets in doubt (``TargetSet.in_doubt``): asked at once, then after ``FIRST_AGAIN`` and twice as long each
+  time up to ``outlier.probe_interval``, until the doubt is over. So targets and circuits recover without any client.
 
-Verdicts go to ``TargetSet.probed`` and ``seen_alive``. Not here: the requests: the upstream's own client makes them.
+A trial is the active check, if there is one; else a plain ``OPTIONS /``, or with ``outlier.probe = no`` a connection.
+What it proves:
+
+- any answer: an unreachable or suspect target is there. (A connection alone does not prove that it no longer hangs.)
+- the check is as it should be, or ``OPTIONS`` is answered by anything but a 5xx (501 will do: it only says that the
+  service knows no OPTIONS): a probation ends, and it is one of the circuit's ``half_open_requests``.
+- a 5xx to ``OPTIONS`` proves nothing, as services exist that answer that always: the next client's request decides.
+
+Verdicts go to ``TargetSet.probed``, ``seen_alive`` and ``trial_passed``. Not here: the requests: the upstream's own
+client makes them.
 """
 
 from __future__ import annotations
@@ -33,6 +41,9 @@ from apigw.upstream.target import Target
 from apigw.upstream.target_set import TargetSet
 
 log = Logger()
+
+FIRST_AGAIN = 0.1
+"""Seconds between the first two trials of a target in doubt."""
 
 BODY_LIMIT = 64 * 1024
 """Bytes of a check's body that are searched."""
@@ -61,14 +72,16 @@ class Verdict:
     How one check ended.
 
     :ivar ok: as it should. :ivar answered: there was an answer, good or bad. :ivar why: one clause for a person.
+    :ivar only_connected: it was asked nothing.
     """
 
-    __slots__ = ("answered", "ok", "why")
+    __slots__ = ("answered", "ok", "only_connected", "why")
 
-    def __init__(self, ok: bool, answered: bool, why: str) -> None:
+    def __init__(self, ok: bool, answered: bool, why: str, *, only_connected: bool = False) -> None:
         self.ok = ok
         self.answered = answered
         self.why = why
+        self.only_connected = only_connected
 
 
 class Prober:
@@ -97,8 +110,8 @@ class Prober:
         self.checks = 0
         self.failures = 0
         self._always = health.enabled
-        self._after_ejection = outlier.enabled and outlier.probe
-        self._eject_interval = outlier.probe_interval
+        self._asks = outlier.probe and health.type != "tcp"
+        self._trial_interval = outlier.probe_interval
         self._fetch = fetch
         self._dial = dial
         self._reactor = reactor
@@ -113,7 +126,11 @@ class Prober:
         if self._running:
             return
         self._running = True
-        self._unlisten = [self.targets.listen(self._changed), self.targets.on_update(self.look)]
+        self._unlisten = [
+            self.targets.listen(self._changed),
+            self.targets.on_update(self.look),
+            self.targets.on_doubt(self._doubted, verified=self._asks or self.health.path is not None),
+        ]
         self.look()
 
     def look(self) -> None:
@@ -125,9 +142,9 @@ class Prober:
             if target not in current:
                 self._watched.pop(target).stop()
         for target in self.targets.targets:
-            if target not in self._watched and (self._always or self._silent(target)):
+            if target not in self._watched and self._always:
                 watched = self._watched[target] = _Watched(self, target)
-                watched.wait(0.0 if self._always else self._eject_interval)
+                watched.wait(0.0)
 
     def stop(self) -> None:
         """End: no timer and no request of ours is left."""
@@ -147,15 +164,11 @@ class Prober:
         self.checks += 1
         if not verdict.ok:
             self.failures += 1
+        target.trial_until = 0.0
         if not self._always:
-            if verdict.answered:
-                self._watched.pop(target, None)
-                self.targets.seen_alive(target, now)
-                return
-            self._keep_out(target, now, self._eject_interval)
-            self.targets.silent(target)
-            if self._silent(target):
-                watched.wait(self._eject_interval)
+            self._tried(watched, verdict, now)
+            if self.targets.in_doubt(target) and not target.gone:
+                watched.wait(watched.pause(self._trial_interval))
             else:
                 self._watched.pop(target, None)
             return
@@ -165,21 +178,29 @@ class Prober:
         else:
             watched.last_ok, watched.streak = verdict.ok, 1
         needed = 1 if first else self.health.healthy if verdict.ok else self.health.unhealthy
-        if verdict.ok:
-            if target.probe_failed:
-                if watched.streak >= needed:
-                    self.targets.probed(target, True, now)
-            else:
-                self.targets.seen_alive(target, now)
-        else:
-            self._keep_out(target, now, self.health.interval)
-            if watched.streak >= needed:
-                self.targets.probed(target, False, now, unreachable=not verdict.answered, why=verdict.why)
-            if not verdict.answered:
-                self.targets.silent(target)
-        settled = verdict.ok and not target.probe_failed and not target.ejected_until
+        if watched.streak >= needed and (target.probe_failed or not verdict.ok):
+            self.targets.probed(target, verdict.ok, now, unreachable=not verdict.answered, why=verdict.why)
+        self._tried(watched, verdict, now)
+        settled = verdict.ok and not (target.probe_failed or target.ejected_until or self.targets.in_doubt(target))
         interval = self.health.interval if settled else min(self.health.fast_interval, self.health.interval)
+        if self.targets.in_doubt(target):
+            interval = min(interval, watched.pause(interval))
+        else:
+            watched.again = 0.0
         watched.wait(interval * (1 + self.health.jitter * (2 * self._rng.random() - 1)))
+
+    def _tried(self, watched: _Watched, verdict: Verdict, now: float) -> None:
+        """What the check says of a target in doubt."""
+        target = watched.target
+        if not verdict.answered:
+            self._keep_out(target, now, self.health.interval if self._always else self._trial_interval)
+            self.targets.silent(target, verdict.why, now)
+            return
+        if target.suspect and not watched.for_suspect:
+            return  # it was asked before there was a suspicion
+        self.targets.seen_alive(target, now, only_connected=verdict.only_connected)
+        if verdict.ok and not target.probe_failed:
+            self.targets.trial_passed(target, now)
 
     async def check(self, target: Target) -> Verdict:
         """
@@ -188,13 +209,13 @@ class Prober:
         :raises Exception: whatever the client raises: there was no answer.
         """
         health = self.health
-        if health.type == "tcp":
+        if not (self._asks or health.path is not None):
             await self._dial(target, health.timeout)
-            return Verdict(True, True, "")
+            return Verdict(True, True, "", only_connected=True)
         if not self._always:
             answer = await self._fetch(target, "OPTIONS", "/", health.timeout)
             await answer.content()
-            return Verdict(True, True, "")
+            return Verdict(answer.code < 500 or answer.code == 501, True, f"OPTIONS was answered {answer.code}")
         answer = await self._fetch(target, health.method, health.path or "/", health.timeout)
         body: bytes = await answer.content()
         if answer.code not in health.expect:
@@ -204,24 +225,29 @@ class Prober:
             return Verdict(False, True, "the check's body is not what is expected")
         return Verdict(True, True, "")
 
-    def _silent(self, target: Target) -> bool:
-        return self._after_ejection and target.ejected_until != 0.0 and target.unreachable
-
     def _keep_out(self, target: Target, now: float, interval: float) -> None:
         # Until two checks from now: its time doesn't run out while it is known to be silent, but it comes back by
         # itself should the checks ever stop.
-        if self.targets.outlier is not None and target.unreachable:
-            self.targets.outlier.keep_out(target, now + 2 * interval + self.health.timeout)
+        self.targets.outlier.keep_out(target, now + 2 * interval + self.health.timeout)
 
     def _changed(self, target: Target, before: str, now: float) -> None:
         watched = self._watched.get(target)
         if target.gone and watched is not None:
             self._watched.pop(target).stop()
-        elif self._silent(target) and watched is None and not target.gone:
-            watched = self._watched[target] = _Watched(self, target)
-            watched.wait(0.0 if target.hung else self._eject_interval)
-        elif self._always and watched is not None and target.ejected_until:
-            watched.hurry(0.0 if target.hung else self.health.fast_interval)
+
+    def _doubted(self, targets: list[Target]) -> None:
+        """These are in doubt: ask those that are not being asked already."""
+        for target in targets:
+            watched = self._watched.get(target)
+            if watched is None:
+                watched = self._watched[target] = _Watched(self, target)
+                watched.wait(0.0)
+            elif watched.again:
+                continue
+            else:
+                watched.hurry(0.0)
+            watched.again = FIRST_AGAIN
+            target.trial_until = self._now() + self.health.timeout
 
 
 async def _found(wanted: Regex, body: bytes) -> bool:
@@ -237,6 +263,8 @@ class _Watched:
         self.target = target
         self.streak = 0
         self.last_ok = True
+        self.for_suspect = False
+        self.again = 0.0  # seconds until the next trial, while the target is in doubt
         self._prober = prober
         self._timer: IDelayedCall | None = None
         self._check: Deferred[Verdict] | None = None
@@ -246,6 +274,12 @@ class _Watched:
         """Make the next check in ``delay`` seconds."""
         if not self._stopped:
             self._timer = self._prober._reactor.callLater(delay, self._begin)
+
+    def pause(self, longest: float) -> float:
+        """Seconds until the next trial: twice as many each time."""
+        again = min(self.again or FIRST_AGAIN, longest)
+        self.again = 2 * again
+        return again
 
     def hurry(self, delay: float) -> None:
         """Make it in ``delay`` seconds at the latest."""
@@ -264,6 +298,7 @@ class _Watched:
 
     def _begin(self) -> None:
         self._timer = None
+        self.for_suspect = self.target.suspect
         prober = self._prober
         check = self._check = Deferred.fromCoroutine(prober.check(self.target))
         # The client has its own time-outs; this one also holds for a body that never ends.

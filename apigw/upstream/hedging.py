@@ -100,7 +100,7 @@ class Hedging:
         """The time is over and there is no answer: whether a copy may be sent now, in time and within the budget."""
         if deadline and now >= deadline:
             return False
-        if not self._budget.take(now):
+        if not self._budget.take(now, optional=True):
             return False
         self.sent += 1
         return True

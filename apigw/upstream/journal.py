@@ -17,7 +17,7 @@ from apigw.upstream.target import Target
 
 log = Logger()
 
-_BAD = frozenset(("unhealthy", "ejected"))
+_BAD = frozenset(("unhealthy", "ejected", "unreachable"))
 
 
 def log_targets(upstream: str) -> Callable[[Target, str, float], None]:
@@ -41,6 +41,8 @@ def log_targets(upstream: str) -> Callable[[Target, str, float], None]:
 
 def log_breaker(breaker: Breaker, before: State) -> None:
     """A listener for a breaker: logs the change, and what was counted until then."""
+    if breaker.state is before:
+        return
     opened = breaker.state in (State.OPEN, State.FORCED_OPEN)
     log.emit(
         LogLevel.warn if opened else LogLevel.info,

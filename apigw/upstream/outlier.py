@@ -3,16 +3,20 @@
 
 Terms and defaults are Envoy's (outlier detection). Two kinds of evidence are kept apart:
 
-- *unwell*: it answers, but badly (5xx in a row, a success rate below the others'). At most ``max_ejection_percent``
-  of the targets are out for this, though always one may be: when all fail alike, the fault is elsewhere.
-- *unreachable*: it gives no answer (refused, reset, timed out, or ``STALL_REQUESTS`` requests in a row begun and none
-  answered for ``stall_time``). Sending requests there helps nobody, so the cap does not hold for these.
+- *of the target*: one connection that could not be made makes it unreachable, also with ``outlier.enabled = no``: no
+  request has to find that out again. ``STALL_REQUESTS`` requests in a row begun and none answered for ``stall_time``
+  make it unreachable too. Sending requests there helps nobody, so there is no cap on how many are out for this.
+- *of its answers*: 5xx in a row, requests that broke off or timed out in a row, a success rate below the others'. The
+  fault may be in the paths that were asked for. At most ``max_ejection_percent`` of the targets are ejected for this,
+  though always one may be: when all fail alike, the fault is elsewhere.
 
-The only target of an upstream is never taken out. Whoever is out comes back by itself: when its time is over, or,
-if it was unreachable, as soon as a probe gets any answer. It comes back *on probation*: one request at a time until
-one is answered well.
+Several requests in a row without an answer may be either. So the gateway first makes a trial of its own (``suspect``):
+without an answer to that, the target is unreachable; else it is ejected only after as many again.
 
-Pure: ``now`` is passed in. Not here: the probes (``apigw.upstream.health``), what being out means (``target_set``).
+An ejected target comes back when its time is over, *on probation*: one request at a time until one is answered well, or
+a trial is. An unreachable one is back as soon as a trial reaches it.
+
+Pure: ``now`` is passed in. Not here: the trials (``apigw.upstream.health``), what being out means (``candidates``).
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ class OutlierDetector:
 
     :ivar ejections: how often a target was taken out, by reason, for the metrics.
     :ivar next_interval: when ``evaluate`` is due.
+    :ivar verified: whether trials send a request: one that only connects says nothing of why answers don't come.
     """
 
     def __init__(
@@ -42,7 +47,8 @@ class OutlierDetector:
     ) -> None:
         self.settings = settings
         self.ejections: dict[str, int] = {}
-        self.next_interval = now + settings.interval
+        self.next_interval = now + settings.interval if settings.enabled else math.inf
+        self.verified = False
         self._members = members
         self._changed = changed
         self._before: dict[Target, tuple[int, int]] = {}
@@ -50,27 +56,28 @@ class OutlierDetector:
     def adopt(self, target: Target) -> None:
         """Watch ``target``."""
         target.watch = self
-        target.stall_after = self.settings.stall_time or math.inf
+        target.stall_after = (self.settings.enabled and self.settings.stall_time) or math.inf
 
     # What a target did.
 
     def answered(self, target: Target, status: int, now: float) -> None:
         """Anything that isn't the usual good answer of a target in good standing."""
         settings = self.settings
+        if target.hung:
+            self.readmit(target, now)  # late, but alive
+            return
+        if target.unreachable:
+            self.reached(target, now)
         if target.ejected_until:
-            if target.hung:
-                self.readmit(target, now)  # late, but alive
+            return
+        if not settings.enabled:
+            target.attention = False
             return
         target.consecutive_local_failures = 0
         if status < 500:
             target.consecutive_5xx = target.consecutive_gateway_failures = 0
-            target.attention = False
-            if target.on_probation:
-                before = target.state
-                target.on_probation = False
-                target.unreachable = target.hung = False
-                target.warm_since = now
-                self._changed(target, before, now)
+            target.attention = target.suspect = False
+            self.passed(target, now)
             return
         target.attention = True
         target.consecutive_5xx += 1
@@ -89,25 +96,44 @@ class OutlierDetector:
             self._eject(target, "consecutive_gateway_failure", f"{count} answers in a row were 502-504", now)
 
     def failed(self, target: Target, now: float) -> None:
-        """A request got no answer."""
-        if target.ejected_until:
+        """A request was sent, and its answer broke off or did not come in time."""
+        if target.ejected_until or target.unreachable or not self.settings.enabled:
             return
         target.attention = True
-        target.consecutive_local_failures += 1
+        count = target.consecutive_local_failures = target.consecutive_local_failures + 1
         limit = self.settings.consecutive_local_origin_failure
-        if target.on_probation or (limit and target.consecutive_local_failures >= limit):
-            count = target.consecutive_local_failures
-            self._eject(
-                target,
-                "consecutive_local_origin_failure",
-                f"{count} requests in a row got no answer",
-                now,
-                unreachable=True,
-            )
+        if target.on_probation:
+            self._eject(target, "probation", "a request got no answer on probation", now)
+        elif limit and self.verified and limit <= count < 2 * limit:
+            if count == limit:
+                target.suspect = True
+                self._changed(target, target.state, now)
+        elif limit and count >= limit and not target.suspect:
+            why = f"{count} requests in a row got no answer"
+            self._eject(target, "consecutive_local_origin_failure", why, now)
+
+    def unconnected(self, target: Target, why: str, now: float) -> None:
+        """No connection could be made: nobody has to find that out again, until a trial reaches the target."""
+        target.attention = True
+        if not target.unreachable:
+            before = target.state
+            target.unreachable = True
+            target.suspect = False
+            target.why = why
+            self.ejections["unreachable"] = self.ejections.get("unreachable", 0) + 1
+            self._changed(target, before, now)
+
+    def reached(self, target: Target, now: float) -> None:
+        """It was unreachable, and gave an answer or accepted a connection."""
+        before = target.state
+        target.unreachable = False
+        target.unanswered = target.consecutive_local_failures = 0
+        target.warm_since = now
+        self._changed(target, before, now)
 
     def stalled(self, target: Target, now: float) -> None:
         """Requests go in, nothing has come out for too long."""
-        if not target.ejected_until and math.isfinite(target.stall_after):
+        if not (target.ejected_until or target.unreachable) and math.isfinite(target.stall_after):
             self._eject(target, "stalled", f"{target.unanswered} requests wait and none is answered", now, hung=True)
 
     # Time.
@@ -141,28 +167,34 @@ class OutlierDetector:
         target.ejected_until = 0.0
         target.on_probation = True
         target.probation_since = now
-        target.unreachable = target.hung = False
+        if target.hung:
+            target.unreachable = target.hung = False
         target.unanswered = 0
         target.consecutive_5xx = target.consecutive_gateway_failures = target.consecutive_local_failures = 0
         target.attention = True
         self._changed(target, before, now)
 
     def keep_out(self, target: Target, until: float) -> None:
-        """A probe got no answer again: its time is not over before ``until``."""
-        if target.ejected_until:
+        """A trial got no answer from a target that hangs: its time is not over before ``until``."""
+        if target.hung:
             target.ejected_until = max(target.ejected_until, until)
+
+    def passed(self, target: Target, now: float) -> None:
+        """A trial was answered well: the probation is over."""
+        if target.on_probation and not target.ejected_until:
+            before = target.state
+            target.on_probation = False
+            target.warm_since = now
+            self._changed(target, before, now)
 
     # Inside.
 
-    def _eject(
-        self, target: Target, reason: str, why: str, now: float, *, unreachable: bool = False, hung: bool = False
-    ) -> None:
-        unreachable = unreachable or hung
+    def _eject(self, target: Target, reason: str, why: str, now: float, *, hung: bool = False) -> None:
         members = [member for member in self._members() if not member.draining]
         if len(members) < 2:
             return
-        if not unreachable and not target.on_probation:
-            out = sum(1 for member in members if member.ejected_until and not member.unreachable)
+        if not hung and not target.on_probation:
+            out = sum(1 for member in members if member.ejected_until and not member.hung)
             if out + 1 > max(1, int(self.settings.max_ejection_percent * len(members))):
                 return
         before = target.state
@@ -170,8 +202,7 @@ class OutlierDetector:
         target.ejected_until = now + min(
             self.settings.base_ejection_time * target.ejections, self.settings.max_ejection_time
         )
-        target.unreachable = unreachable
-        target.hung = hung
+        target.unreachable = target.hung = hung
         target.on_probation = False
         target.attention = True
         target.why = why

@@ -9,13 +9,17 @@ A request is sent again only if nothing of its response went out, and if it can 
 or its
 method may be repeated (RFC 9110 9.2.2) and its content is still there. All retries and hedges of an upstream share
 one budget: a share of
-its requests of the last 10 seconds, so that a service that fails does not also get a multiple of its load.
+its requests of the last 10 seconds, so that a service that fails does not also get a multiple of its load. Hedges and
+second retries get half of it at most, so that they don't use up what first retries need.
+
+A request that found no connection goes to another target at once, whatever is configured here (``forward``).
 
 Pure: ``now`` is passed in. Not here: sending (``forward``), a second copy of a slow request (``hedging``).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from random import Random
 
@@ -44,17 +48,27 @@ class RetryBudget:
         self._share = settings.budget
         self._minimum = settings.min_retries
 
-    def left(self, now: float) -> int:
-        """How many tries it would grant now."""
-        requests, spent = self.counts.sums(now)
-        if spent < self._share * requests:
-            return int(self._share * requests - spent + 1)
-        # The least that is allowed is so much in one second: what is not used is not saved up.
-        return self._minimum - self.counts.second
+    def left(self, now: float, *, part: float = 1.0) -> int:
+        """
+        How many tries it would grant now.
 
-    def take(self, now: float) -> bool:
-        """Take one further try out of it. False if there is none."""
-        if self.left(now) <= 0:
+        :param part: 0..1, of the whole budget.
+        """
+        requests, spent = self.counts.sums(now)
+        most = self._share * part * requests
+        if spent < most:
+            return int(most - spent + 1)
+        # The least that is allowed is so much in one second: what is not used is not saved up.
+        return math.ceil(self._minimum * part) - self.counts.second
+
+    def take(self, now: float, *, optional: bool = False) -> bool:
+        """
+        Take one further try out of it. False if there is none.
+
+        :param optional: it is a hedge, or not the request's first retry: half of the budget is kept for first retries,
+            because these save the most requests.
+        """
+        if self.left(now, part=0.5 if optional else 1.0) <= 0:
             self.denied += 1
             return False
         self.counts.second += 1
@@ -113,4 +127,4 @@ class Retries:
             wait = self._rng.random() * min(self._max_backoff, self._backoff * 2 ** (tries - 1))
         if request.deadline and now + wait >= request.deadline:
             return None
-        return wait if self._budget.take(now) else None
+        return wait if self._budget.take(now, optional=tries > 1) else None

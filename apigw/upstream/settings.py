@@ -113,14 +113,19 @@ class HealthSettings(Settings):
 class OutlierSettings(Settings):
     """Passive checks: targets that answer worse than they should get no requests for a while. Names are Envoy's."""
 
-    enabled: Flag = Field(True, description="Whether this is done at all.")
+    enabled: Flag = Field(
+        True,
+        description="Whether this is done at all. A target that accepts no connection is left out in any case.",
+    )
     consecutive_5xx: Count = Field(5, description="Answers of 500-599 in a row that eject a target; 0: never.")
     consecutive_gateway_failure: Count = Field(
         5,
         description="Answers of 502, 503, 504 in a row that eject a target; 0: never.",
     )
     consecutive_local_origin_failure: Count = Field(
-        5, description="Requests in a row without an answer (refused, reset, timed out) that eject a target; 0: never."
+        5,
+        description="Requests in a row whose answer broke off or did not come in time, after which the gateway makes a"
+        " trial: without an answer to that the target is unreachable, else twice as many eject it; 0: never.",
     )
     stall_time: Duration = Field(
         1.0,
@@ -160,10 +165,10 @@ class OutlierSettings(Settings):
     failure_percentage_request_volume: Count = Field(50, description="Requests in an interval that are enough.")
     probe: Flag = Field(
         True,
-        description="Ask a target that was ejected because it gave no answer by `OPTIONS` (or the active check),"
-        " and bring it back as soon as it answers anything.",
+        description="Make trials of targets that are out, and of half-open circuits, by `OPTIONS /`, if there is no"
+        " active check; `no`: only connect.",
     )
-    probe_interval: Duration = Field(1.0, gt=0, description="Between two such questions.")
+    probe_interval: Duration = Field(1.0, gt=0, description="Between two trials at most; the first ones come sooner.")
 
 
 class BreakerSettings(Settings):
@@ -292,11 +297,17 @@ class RetrySettings(Settings):
         0.025,
         ge=0,
         description="Longest wait before the second try, doubled with each; the wait itself is random, from 0 on."
-        " None after a `connect` failure while there are other targets.",
+        " A request that found no connection goes to another target at once, without any of these options.",
     )
     max_backoff: Duration = Field(0.25, ge=0, description="Longest wait before any try.")
-    budget: Share = Field(0.2, description="Retries and hedges at most, as a share of the requests of the last 10 s.")
-    min_retries: Count = Field(3, description="Retries that are allowed anyway, for each second.")
+    budget: Share = Field(
+        0.2,
+        description="Retries and hedges at most, as a share of the requests of the last 10 s; half of it is kept for"
+        " first retries.",
+    )
+    min_retries: Count = Field(
+        3, description="Retries that are allowed anyway, for each second; half as many hedges and second retries."
+    )
     max_body: Size = Field(
         64 * 1024,
         description="Request bodies up to this size are kept, so that they can be sent again.",
@@ -398,7 +409,8 @@ class ResilienceSettings(Settings):
     sticky: StickySettings = StickySettings()
     panic_threshold: Share = Field(
         0.5,
-        description="When fewer of the targets than this are well, health is ignored; 0%: never.",
+        description="When fewer of the targets than this are well, health is ignored, and open circuits too if none is;"
+        " 0%: never.",
     )
     slow_start: Duration = Field(
         0.0,

@@ -50,6 +50,8 @@ class Watch(Protocol):
 
     def failed(self, target: Target, now: float) -> None: ...
 
+    def unconnected(self, target: Target, why: str, now: float) -> None: ...
+
     def stalled(self, target: Target, now: float) -> None: ...
 
 
@@ -64,8 +66,10 @@ class Target:
     :ivar cells: its metrics. :ivar index: a number that no other target of the process has had.
     :ivar probe_failed: the active checks say that it is not well. :ivar probe_silent: for they get no answer.
     :ivar ejected_until: the outlier detection took it out until then; 0.0 when it did not.
-    :ivar unreachable: why it was ejected: no answer at all (True), or answers that are no good (False).
-    :ivar hung: it is out because it was silent, not because it refused: an answer after all brings it back.
+    :ivar unreachable: it accepts no connection, or hangs. The gateway's own trials find out when it is back.
+    :ivar hung: it is unreachable because it is silent: it is also ejected, and an answer after all brings it back.
+    :ivar suspect: several requests got no answer: the gateway's own trial decides whether the target is the cause.
+    :ivar trial_until: until then the gateway's own trial is given time, before a client's request is used for it.
     :ivar on_probation: it is back from an ejection, and gets one request at a time until one is answered well.
     :ivar draining: it gets nothing new. :ivar gone: and it is no longer asked for: its pool ends with its last request.
     :ivar attention: whether an answer that is no failure says anything new to ``watch``.
@@ -107,6 +111,8 @@ class Target:
         "spec",
         "stall_after",
         "stalls_at",
+        "suspect",
+        "trial_until",
         "unanswered",
         "unreachable",
         "warm_since",
@@ -153,6 +159,8 @@ class Target:
         self.ejections = 0
         self.unreachable = False
         self.hung = False
+        self.suspect = False
+        self.trial_until = 0.0
         self.on_probation = False
         self.probation_since = 0.0
         self.draining = False
@@ -167,11 +175,13 @@ class Target:
 
     @property
     def state(self) -> str:
-        """``healthy``, ``unhealthy`` (by probes), ``ejected``, ``probation`` or ``draining``."""
+        """``healthy``, ``unhealthy`` (by probes), ``ejected``, ``unreachable``, ``probation`` or ``draining``."""
         if self.draining:
             return "draining"
         if self.ejected_until:
             return "ejected"
+        if self.unreachable:
+            return "unreachable"
         if self.probe_failed:
             return "unhealthy"
         return "probation" if self.on_probation else "healthy"
@@ -179,7 +189,12 @@ class Target:
     @property
     def well(self) -> bool:
         """Whether nothing speaks against sending requests there, the circuit breaker aside."""
-        return not (self.probe_failed or self.ejected_until or self.draining or self.on_probation)
+        return not (self.probe_failed or self.ejected_until or self.unreachable or self.draining or self.on_probation)
+
+    @property
+    def down(self) -> bool:
+        """Whether it is known to accept no connection, or to give no answer at all."""
+        return self.unreachable or self.probe_silent
 
     def __repr__(self) -> str:
         return f"<Target {self.name} {self.state} active={self.active}>"

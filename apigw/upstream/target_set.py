@@ -1,14 +1,13 @@
 """
 ``TargetSet``: START HERE. The targets of one upstream, which of them may be asked now, and the choice among them.
 
-Which targets are *eligible* is worked out when something changes (a verdict, a breaker, discovery) or when time alone
-changes something, and never per request: a choice costs one look at the clock and the balancer's own work.
+Which targets are *eligible* is worked out (``candidates``) when something changes (a verdict, a breaker, discovery) or
+when time alone changes something, and never per request: a choice costs one look at the clock and the balancer's own
+work.
 
-    trials      targets with a half-open breaker, or on probation: they get single requests, before all others
-    eligible    what the balancer chooses from:
-                the well ones; if there are none, the well backups.
-                Below the panic threshold, health is ignored, except that targets which give no answer at all
-                stay out as long as there are others. An open breaker is respected even then.
+A target of which it must be found out whether it is well again is *in doubt*: it is unreachable or suspect, or its
+circuit is half-open, or it is on probation. The gateway asks it by itself (``health``), so that its return depends on
+no client's request; single requests of clients may find it out as well.
 
 Pure: ``now`` is passed in, in monotonic seconds. Not here: connections, and waiting for room (``pool``).
 """
@@ -25,6 +24,7 @@ from apigw.upstream.attempt import Attempt
 from apigw.upstream.balancing.balancer import Balancer
 from apigw.upstream.breaker import Breaker
 from apigw.upstream.breaker_states import State
+from apigw.upstream.candidates import candidates, half_open, passing
 from apigw.upstream.outlier import OutlierDetector
 from apigw.upstream.rolling import RollingCounts
 from apigw.upstream.settings import OutlierSettings
@@ -35,9 +35,6 @@ SAFE_METHODS = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 
 PROBATION_PATIENCE = 5.0
 """Seconds for which a target on probation waits for a request that can safely be sent again elsewhere."""
-
-PASSING = (State.CLOSED, State.FORCED_CLOSED)
-"""States of a breaker in which it lets everything through."""
 
 SLOW_START_STEPS = 20
 """How often a warming target's share is raised."""
@@ -93,13 +90,16 @@ class TargetSet:
         self.eligible: list[Target] = []
         self.trials: list[Target] = []
         self._backups: list[Target] = []
+        self._doubts: Callable[[list[Target]], None] | None = None
         self.panicking = False
         self.changes = 0
-        self.outlier: OutlierDetector | None = None
-        if outlier is not None and outlier.enabled:
-            self.outlier = OutlierDetector(outlier, lambda: self.targets, self.changed, now)
+        self.outlier = OutlierDetector(
+            outlier or OutlierSettings(enabled=False), lambda: self.targets, self.changed, now
+        )
         self._choose = balancer.choose
-        balancer.draining = lambda: [t for t in self.targets if t.draining and not (t.probe_failed or t.ejected_until)]
+        balancer.draining = lambda: [
+            t for t in self.targets if t.draining and not (t.probe_failed or t.ejected_until or t.unreachable)
+        ]
         self._panic_threshold = panic_threshold
         self._slow_start = slow_start
         self._limit = max_requests or math.inf
@@ -209,6 +209,8 @@ class TargetSet:
             breaker = target.breaker
             if breaker is not None and not breaker.has_room(now):
                 continue
+            if now < target.trial_until and self.eligible:
+                continue  # the gateway is just finding it out by itself
             if target.on_probation and (
                 target.active
                 or not (request.method in SAFE_METHODS or now - target.probation_since >= PROBATION_PATIENCE)
@@ -232,17 +234,23 @@ class TargetSet:
 
     def refresh(self, now: float) -> None:
         """Work out who is eligible. Done by ``choose`` when it is due; a coarse tick may do it for quiet times."""
-        if self.outlier is not None and now >= self.outlier.next_interval:
+        if now >= self.outlier.next_interval:
             self.outlier.evaluate(now)
         for breaker in self._breakers:
             breaker.look(now)
         for target in self.targets:
-            if target.ejected_until and now >= target.ejected_until and self.outlier is not None:
+            if target.ejected_until and now >= target.ejected_until:
                 self.outlier.readmit(target, now)
             target.share = self._share(target, now)
         self.changes += 1
-        self.trials, self.eligible, self.panicking = self._sort()
-        self._backups = [t for t in self.targets if t.backup and t.well and t.weight and _passing(t)]
+        found = candidates(self.targets, self._panic_threshold)
+        self.trials, self.eligible, self.panicking = found.trials, found.eligible, found.panicking
+        self._backups = found.backups
+        spared = {target.breaker for target in self.eligible if not passing(target)}
+        for breaker in self._breakers:
+            breaker.spared = breaker in spared
+        if self._doubts is not None and (doubtful := [t for t in self.targets if self.in_doubt(t)]):
+            self._doubts(doubtful)
         if self.eligible:
             self.balancer.use(self.eligible, now)
         self._only = self.eligible[0] if len(self.eligible) == 1 and not self.balancer.always_asked else None
@@ -250,33 +258,25 @@ class TargetSet:
 
     def tick(self, now: float) -> None:
         """For a coarse timer (about once a second): what time does even while no requests come."""
-        if self.outlier is not None:
-            self.outlier.check_stalls(now)
+        self.outlier.check_stalls(now)
         if now >= self._next_change:
             self.refresh(now)
 
-    def _sort(self) -> tuple[list[Target], list[Target], bool]:
-        asked = [t for t in self.targets if not t.draining and t.weight]
-        passing = [t for t in asked if _passing(t)]
-        half_open = [t for t in asked if t.breaker is not None and t.breaker.state is State.HALF_OPEN]
-        returning = [t for t in passing if t.on_probation and not (t.probe_failed or t.ejected_until)]
-        # A half-open target that is known to be down is no place for a client's request, but for want of any other.
-        trials = [t for t in half_open if not (t.probe_failed or t.ejected_until)] + returning
-        eligible, panicking = self._healthiest([t for t in passing if t not in returning])
-        return (trials or ([] if eligible else half_open)), eligible or returning, panicking
+    def elsewhere(self, now: float, tried: Sequence[Target]) -> bool:
+        """Whether there is another target than ``tried`` that accepts connections."""
+        if now >= self._next_change:
+            self.refresh(now)
+        return any(t not in tried and not t.down for t in (*self.eligible, *self._backups))
 
-    def _healthiest(self, passing: list[Target]) -> tuple[list[Target], bool]:
-        primaries = [t for t in passing if not t.backup]
-        well = [t for t in primaries if t.well]
-        if well and len(well) >= self._panic_threshold * len(primaries):
-            return well, False
-        backups = [t for t in passing if t.backup and t.well]
-        if not well and backups:
-            return backups, False
-        if not primaries or not self._panic_threshold:
-            return well, False
-        reachable = [t for t in primaries if not (t.probe_silent or (t.ejected_until and t.unreachable))]
-        return reachable or primaries, True
+    def in_doubt(self, target: Target) -> bool:
+        """Whether it must be found out if the target is well again (or, if it is suspect, still)."""
+        return target.unreachable or target.suspect or target.on_probation or half_open(target)
+
+    def answers(self, target: Target) -> bool:
+        """Whether clients' requests are sent to it, and it accepts connections as far as is known."""
+        if not target.weight or target.draining or target.down or target.probe_failed:
+            return False
+        return target in self.eligible or target in self.trials
 
     def _share(self, target: Target, now: float) -> float:
         warm = (now - target.warm_since) / self._slow_start if self._slow_start else 1.0
@@ -284,8 +284,7 @@ class TargetSet:
 
     def _next_time(self, now: float) -> float:
         times = [breaker.next_change for breaker in self._breakers]
-        if self.outlier is not None:
-            times.append(self.outlier.next_interval)
+        times.append(self.outlier.next_interval)
         for target in self.targets:
             if target.ejected_until:
                 times.append(target.ejected_until)
@@ -371,17 +370,31 @@ class TargetSet:
         if not told and (was_down == ok or (not ok and unreachable)):
             self.changed(target, before, now)
 
-    def seen_alive(self, target: Target, now: float, *, edge: bool = False) -> None:
+    def seen_alive(self, target: Target, now: float, *, edge: bool = False, only_connected: bool = False) -> None:
         """
-        A probe got an answer. A target that was out for giving none is back; one that answers badly stays out.
+        A trial got an answer. A target that was out for giving none is back; one that answers badly stays out.
 
         :param edge: whether it was known to be down until now; then an open breaker doesn't wait any longer either.
+        :param only_connected: it accepted a connection, and was asked nothing: one that hangs does that too.
         """
-        if target.ejected_until and target.unreachable and self.outlier is not None:
-            self.outlier.readmit(target, now)
+        target.suspect = False
+        if target.hung:
+            if not only_connected:
+                self.outlier.readmit(target, now)
+                edge = True
+        elif target.unreachable:
+            self.outlier.reached(target, now)
             edge = True
         if edge and target.breaker is not None:
+            if len(self._breakers) > 1 or len(self.targets) == 1:
+                target.breaker.forget_results(now)
             target.breaker.cool_down(now)
+
+    def trial_passed(self, target: Target, now: float) -> None:
+        """A trial was answered well, by a target that was in doubt."""
+        self.outlier.passed(target, now)
+        if target.breaker is not None:
+            target.breaker.trial_succeeded(now)
 
     def listen(self, listener: Changed) -> Callable[[], None]:
         """Call ``listener(target, state before, now)`` at every change of state, until what is returned is called."""
@@ -401,9 +414,25 @@ class TargetSet:
         """Call ``abandon(target)`` when a check of a target that is out for giving no answer got none either."""
         self._on_silent.append(abandon)
 
-    def silent(self, target: Target) -> None:
-        """A check got no answer. If that is what the target is out for, it hangs for certain, and is not just slow."""
-        if target.probe_silent or (target.ejected_until and target.unreachable):
+    def on_doubt(self, ask: Callable[[list[Target]], None], *, verified: bool) -> Callable[[], None]:
+        """
+        Call ``ask(targets)`` with those in doubt whenever eligibility is worked out, until what is returned is called.
+
+        :param verified: whether they are sent a request, and not only connected to.
+        """
+
+        def forget() -> None:
+            self._doubts, self.outlier.verified = None, False
+
+        self._doubts, self.outlier.verified = ask, verified
+        self._next_change = -math.inf
+        return forget
+
+    def silent(self, target: Target, why: str, now: float) -> None:
+        """A trial got no answer: the target is not just slow, and requests to it did not fail by their own fault."""
+        if target.suspect:
+            self.outlier.unconnected(target, why, now)
+        if target.down:
             for abandon in self._on_silent:
                 abandon(target)
 
@@ -414,14 +443,14 @@ class TargetSet:
             {
                 "target": target.name,
                 "status": target.state,
-                **({"reason": target.why} if target.state in ("unhealthy", "ejected") else {}),
+                **({"reason": target.why} if target.state in ("unhealthy", "ejected", "unreachable") else {}),
                 **({"circuit": target.breaker.state.value} if target.breaker is not None else {}),
                 "active": target.active,
             }
             for target in self.targets
         ]
         judged = [target for target in self.targets if not target.draining]
-        well = [t for t in judged if t.well and _passing(t)]
+        well = [t for t in judged if t.well and passing(t)]
         status = "degraded" if well else "unhealthy"
         if judged and len(well) == len(judged):
             status = "healthy"
@@ -466,12 +495,16 @@ class TargetSet:
             target.warm_since = now
         if self._new_breaker is not None:
             target.breaker = self._new_breaker(target, now)
-        if self.outlier is not None:
-            self.outlier.adopt(target)
+        self.outlier.adopt(target)
         return target
 
-    def _breaker_moved(self, _breaker: Breaker, _before: State) -> None:
+    def _breaker_moved(self, breaker: Breaker, before: State) -> None:
         self._next_change = -math.inf
+        if breaker.state is State.OPEN and before is not State.OPEN and self._doubts is not None:
+            # It may have opened because the target died. An open circuit sends nobody there who would find that out.
+            for target in self.targets:
+                if target.breaker is breaker:
+                    target.suspect = True
 
     def _let_go(self, target: Target) -> None:
         if target in self.leaving:
@@ -484,8 +517,3 @@ class TargetSet:
         if target.state != before:
             for listener in [*self._listeners]:
                 listener(target, before, now)
-
-
-def _passing(target: Target) -> bool:
-    """Whether its circuit breaker lets everything through."""
-    return target.breaker is None or target.breaker.state in PASSING

@@ -50,6 +50,9 @@ class Service:
         self.cluster = Cluster("users", self, self.wheel, self._later)
         self.client = UpstreamClient("users", Forward(self.cluster), clock=time.monotonic)
 
+    def elsewhere(self, now: float, tried: Any) -> bool:
+        return False
+
     def begin(self, request: Request, now: float, tried: Any) -> Attempt:
         return Attempt(self.target, 0, now)
 

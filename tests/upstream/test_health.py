@@ -13,8 +13,9 @@ from twisted.internet.task import Clock
 from apigw.upstream.attempt import Attempt
 from apigw.upstream.balance_spec import BalanceSpec
 from apigw.upstream.balancing.kinds import plain_balancer
+from apigw.upstream.breaker import Breaker
 from apigw.upstream.health import Prober
-from apigw.upstream.settings import HealthSettings, OutlierSettings
+from apigw.upstream.settings import BreakerSettings, HealthSettings, OutlierSettings
 from apigw.upstream.target import Target
 from apigw.upstream.target_set import TargetSet
 from apigw.upstream.target_spec import TargetSpec
@@ -39,11 +40,22 @@ class Checked:
         self.asked: list[tuple[str, str, str]] = []
         self.cancelled = 0
         outlier = OutlierSettings(**health.pop("outlier", {}))
-        self.targets = TargetSet("x", plain_balancer(BalanceSpec("round_robin"), Random(1)), 0.0, outlier=outlier)
+        chosen = health.pop("breaker", None)
+        new_breaker = None
+        if chosen is not None:
+            settings = BreakerSettings(**chosen)
+            new_breaker = lambda target, now: Breaker(settings, now, rng=Random(1))  # noqa: E731
+        self.targets = TargetSet(
+            "x",
+            plain_balancer(BalanceSpec("round_robin"), Random(1)),
+            0.0,
+            outlier=outlier,
+            new_breaker=new_breaker,
+        )
         self.targets.update([TargetSpec("http", "t0", 80), TargetSpec("http", "t1", 80)], 0.0)
-        settings = HealthSettings.model_validate({"jitter": 0.0, **health})
+        checks = HealthSettings.model_validate({"jitter": 0.0, **health})
         self.prober = Prober(
-            self.targets, settings, outlier, self.fetch, self.dial, self.clock, self.clock.seconds, Random(1)
+            self.targets, checks, outlier, self.fetch, self.dial, self.clock, self.clock.seconds, Random(1)
         )
         self.prober.start()
         self.clock.advance(0)
@@ -73,10 +85,15 @@ class Checked:
     def states(self) -> list[str]:
         return [target.state for target in self.targets.targets]
 
-    def eject(self, kind: str = "connect") -> Target:
+    def lose(self) -> Target:
+        target = self.targets.targets[0]
+        Attempt(target, 0, self.clock.seconds()).failed("connect", self.clock.seconds())
+        return target
+
+    def eject(self) -> Target:
         target = self.targets.targets[0]
         for _ in range(5):
-            Attempt(target, 0, self.clock.seconds()).failed(kind, self.clock.seconds())
+            Attempt(target, 0, self.clock.seconds()).answered(500, self.clock.seconds(), whole=True)
         return target
 
 
@@ -171,14 +188,15 @@ def test_without_active_checks_nothing_is_asked_while_all_is_well() -> None:
 
 def test_a_target_that_gave_no_answer_is_asked_until_it_does_and_is_back_at_once() -> None:
     checked = Checked()
-    target = checked.eject()
+    target = checked.lose()
     checked.says["t0"] = "refused"
-    checked.clock.pump([1.0] * 60)  # longer than its ejection: nobody else has to find out
-    assert checked.asked == [("t0", "OPTIONS", "/")] * 60
-    assert target.state == "ejected"
+    checked.targets.tick(0.0)
+    checked.clock.pump([0.0, 0.1, 0.2, 0.4, 0.8] + [1.0] * 60)
+    assert checked.asked == [("t0", "OPTIONS", "/")] * 65
+    assert target.state == "unreachable"
     checked.says["t0"] = 405
     checked.clock.advance(1.0)
-    assert target.state == "probation"
+    assert target.state == "healthy"
     assert checked.clock.getDelayedCalls() == []
 
 
@@ -194,21 +212,87 @@ def test_a_target_ejected_for_bad_answers_is_not_asked() -> None:
     assert checked.asked == []
 
 
-def test_it_comes_back_by_itself_even_if_nobody_asks() -> None:
+@pytest.mark.parametrize("options", [{"outlier": {"probe": False}}, {"type": "tcp"}, {"outlier": {"enabled": False}}])
+def test_a_dead_target_comes_back_without_any_request_whatever_is_configured(options: dict[str, Any]) -> None:
+    checked = Checked(**options)
+    checked.says["t0"] = "refused"
+    target = checked.lose()
+    checked.targets.tick(0.0)
+    checked.clock.pump([0.1] * 20)
+    assert target.state in {"unreachable", "unhealthy"}
+    checked.says["t0"] = 200
+    checked.clock.pump([0.1] * 30)
+    assert target.state == "healthy"
+    asks = "OPTIONS" if "enabled" in str(options) else "dial"
+    assert {how for host, how, _ in checked.asked if host == "t0"} == {asks}
+
+
+def test_a_connection_alone_is_no_sign_that_a_target_no_longer_hangs() -> None:
     checked = Checked(outlier={"probe": False})
-    target = checked.eject()
-    checked.targets.tick(29.9)
-    assert target.state == "ejected"
-    checked.targets.tick(30.0)
-    assert target.state == "probation"
+    target = checked.targets.targets[0]
+    for _ in range(5):
+        Attempt(target, 0, 0.0)
+    checked.targets.tick(1.0)
+    checked.clock.pump([1.0] * 10)
+    assert (target.state, {how for _, how, _ in checked.asked}) == ("ejected", {"dial"})
+    checked.targets.tick(31.0)
+    checked.clock.pump([0.1] * 12)
+    assert target.state == "healthy"
 
 
-def test_a_good_active_check_brings_a_silent_target_back() -> None:
-    checked = Checked(path="/health", interval="60s", fast_interval="1s")
-    target = checked.eject()
+@pytest.mark.parametrize("path", ["/health", None])
+def test_a_good_check_ends_an_outage_and_a_probation(path: str | None) -> None:
+    checked = Checked(path=path, interval="60s", fast_interval="1s")
+    target = checked.lose()
+    assert target.state == "unreachable"
+    checked.targets.tick(0.0)
+    checked.clock.advance(0.1)
+    assert target.state == "healthy"
+    checked.eject()
     assert target.state == "ejected"
+    checked.targets.tick(40.0)
     checked.clock.advance(1.0)
-    assert target.state == "probation"
+    assert target.state == "healthy"
+
+
+@pytest.mark.parametrize(("says", "state"), [(200, "closed"), (404, "closed"), (501, "closed"), (500, "half_open")])
+def test_a_half_open_circuit_is_tried_by_the_gateway_itself(says: int, state: str) -> None:
+    checked = Checked(breaker={"half_open_requests": 2})
+    target = checked.targets.targets[0]
+    assert target.breaker is not None
+    for _ in range(10):
+        target.breaker.failure(target.breaker.enter(0.0), 0.0)
+    checked.says["t0"] = says
+    checked.targets.tick(0.0)
+    checked.clock.advance(0)  # whether it is dead
+    checked.targets.tick(40.0)
+    checked.clock.pump([0.1] * 3)
+    assert target.breaker.state.value == state
+    assert target.state == "healthy"
+    if state == "closed":  # no client has proved it yet
+        target.breaker.failure(target.breaker.enter(41.0), 41.0)
+        assert target.breaker.state.value == "open"
+        assert target.breaker.retry_at >= 41.0 + 60.0
+    else:
+        target.breaker.success(target.breaker.enter(41.0), 41.0)
+        target.breaker.success(target.breaker.enter(41.0), 41.0)
+        assert target.breaker.state.value == "closed"
+
+
+def test_a_circuit_that_opens_because_its_target_died_does_not_wait_when_that_is_back() -> None:
+    checked = Checked(breaker={})
+    target = checked.targets.targets[0]
+    checked.says["t0"] = "refused"
+    assert target.breaker is not None
+    for _ in range(10):
+        Attempt(target, target.breaker.enter(0.0), 0.0).failed("reset", 0.0)
+    assert target.breaker.state.value == "open"
+    checked.targets.tick(0.0)
+    checked.clock.advance(0)
+    assert target.state == "unreachable"
+    checked.says["t0"] = 200
+    checked.clock.pump([0.1] * 2)
+    assert (target.state, target.breaker.state.value) == ("healthy", "closed")
 
 
 def test_targets_that_come_and_go_are_checked_and_forgotten() -> None:

@@ -19,7 +19,7 @@ POST = Request(b"POST", b"/")
 
 
 def policy(targets: int = 3, **options: object) -> Retries:
-    settings = RetrySettings.model_validate({"attempts": 3, "min_retries": 1000, **options})
+    settings = RetrySettings.model_validate({"attempts": 3, "min_retries": 2000, **options})
     return Retries(settings, RetryBudget(settings, 0.0), Random(1), lambda: targets)
 
 
@@ -177,8 +177,15 @@ def test_a_hedge_by_share_waits_until_it_knows_the_routes_latency() -> None:
 def test_hedges_come_out_of_the_retry_budget_and_never_after_the_deadline() -> None:
     chosen = hedging("50ms")
     assert not chosen.take(1.0, deadline=0.9)
-    assert [chosen.take(1.0) for _ in range(3)] == [True, True, False]
-    assert chosen.sent == 2
+    assert [chosen.take(1.0) for _ in range(3)] == [True, False, False]
+    assert chosen.sent == 1
+
+
+def test_half_of_the_budget_is_kept_for_first_retries() -> None:
+    budget = RetryBudget(RetrySettings(min_retries=0), 0.0)
+    budget.counts.first = 100
+    assert [budget.take(1.0, optional=True) for _ in range(12)] == [True] * 10 + [False] * 2
+    assert [budget.take(1.0) for _ in range(12)] == [True] * 10 + [False] * 2
 
 
 def test_a_method_that_must_not_be_repeated_cannot_be_hedged() -> None:

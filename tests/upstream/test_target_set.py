@@ -148,10 +148,64 @@ def test_at_most_the_share_that_was_set_is_out_for_bad_answers_but_always_one_ma
     assert [target.state for target in targets.targets].count("ejected") == 3
 
 
-def test_the_only_target_is_never_ejected() -> None:
+def test_the_only_target_is_never_taken_out() -> None:
     targets = target_set(1)
-    strike(targets, targets.targets[0], 0.0, "connect", 100)
+    strike(targets, targets.targets[0], 0.0, "reset", 100)
     assert targets.targets[0].state == "healthy"
+    strike(targets, targets.targets[0], 0.0, "connect", 100)
+    assert targets.targets[0].state == "unreachable"
+    assert asked(targets, 1.0, 5) == {"t0": 5}
+    assert targets.targets[0].state == "healthy"
+
+
+def test_one_refused_connection_is_enough_and_nobody_else_is_sent_there() -> None:
+    targets = target_set(3)
+    strike(targets, targets.targets[0], 0.0, "connect", 1)
+    assert targets.targets[0].state == "unreachable"
+    assert asked(targets, 1000.0) == {"t1": 30, "t2": 30}
+    targets.seen_alive(targets.targets[0], 1000.0, only_connected=True)
+    assert targets.targets[0].state == "healthy"
+
+
+def test_a_dead_target_is_never_preferred_to_one_that_answers_badly() -> None:
+    targets = target_set(3)
+    for dead in targets.targets[:2]:
+        strike(targets, dead, 0.0, "connect", 1)
+    strike(targets, targets.targets[2], 0.0, 500, 20)
+    assert [target.state for target in targets.targets] == ["unreachable", "unreachable", "ejected"]
+    assert asked(targets, 1.0, 9) == {"t2": 9}
+    assert targets.answers(targets.targets[2])
+    assert not targets.elsewhere(1.0, targets.targets[2:])
+    assert targets.elsewhere(1.0, targets.targets[:2])
+
+
+def test_when_no_target_accepts_connections_all_are_asked() -> None:
+    targets = target_set(3)
+    for dead in targets.targets:
+        strike(targets, dead, 0.0, "connect", 1)
+    assert {targets.begin(ANY, 1.0).target.host for _ in range(9)} == {"t0", "t1", "t2"}
+    assert not any(targets.answers(target) for target in targets.targets)
+
+
+def test_requests_that_broke_off_are_evidence_of_a_target_only_if_a_trial_gets_no_answer_either() -> None:
+    for answered in (True, False):
+        targets = target_set(3)
+        bad = targets.targets[0]
+        doubted: list[Target] = []
+        targets.on_doubt(doubted.extend, verified=True)
+        strike(targets, bad, 0.0, "reset", 8)
+        targets.tick(0.0)
+        assert bad in targets.eligible
+        assert doubted == [bad]
+        if answered:
+            targets.seen_alive(bad, 0.1)
+            strike(targets, bad, 0.2, "reset", 1)
+            assert bad.state == "healthy"
+            strike(targets, bad, 0.3, "reset", 1)
+            assert bad.state == "ejected"
+        else:
+            targets.silent(bad, "it is silent", 0.1)
+            assert bad.state == "unreachable"
 
 
 def test_targets_that_do_not_answer_at_all_are_ejected_whatever_their_number() -> None:
@@ -165,7 +219,7 @@ def test_targets_that_do_not_answer_at_all_are_ejected_whatever_their_number() -
 def test_when_none_answers_all_are_asked() -> None:
     targets = target_set(3)
     for target in targets.targets:
-        strike(targets, target, 0.0, "reset", 5)
+        strike(targets, target, 0.0, "connect", 5)
     assert {targets.begin(ANY, 1.0).target.host for _ in range(9)} == {"t0", "t1", "t2"}
     assert targets.panicking
 
@@ -174,10 +228,10 @@ def test_ejections_last_longer_each_time_up_to_the_limit_and_good_behaviour_shor
     targets = target_set(2, outlier_options={"max_ejection_time": 100.0, "interval": 10.0})
     bad, now, lengths = targets.targets[0], 0.0, []
     for _ in range(5):
-        strike(targets, bad, now, "connect", 5)
+        strike(targets, bad, now, "reset", 5)
         lengths.append(bad.ejected_until - now)
         now = bad.ejected_until
-        targets.outlier.readmit(bad, now)  # type: ignore[union-attr]
+        targets.outlier.readmit(bad, now)
     assert lengths == [30.0, 60.0, 90.0, 100.0, 100.0]
     strike(targets, bad, now, 200, 1)
     for _ in range(4):
@@ -260,8 +314,14 @@ def test_a_failure_percentage_ejects_when_it_is_set() -> None:
 
 def test_without_outlier_detection_nobody_is_ejected() -> None:
     targets = target_set(2, outlier_options={"enabled": False})
-    strike(targets, targets.targets[0], 0.0, "connect", 100)
+    ways: list[int | str] = ["reset", "timeout", 500]
+    for how in ways:
+        strike(targets, targets.targets[0], 0.0, how, 100)
     assert targets.targets[0].state == "healthy"
+    strike(targets, targets.targets[0], 0.0, "connect", 1)
+    assert asked(targets, 0.0) == {"t1": 60}
+    targets.seen_alive(targets.targets[0], 0.0)
+    assert asked(targets, 0.0) == {"t0": 30, "t1": 30}
 
 
 # ---- panic, backups --------------------------------------------------------------------------------------------------
@@ -371,6 +431,54 @@ def test_an_upstream_that_fails_entirely_gets_its_probes_and_nothing_else() -> N
     assert refused == 60_000 - probes
 
 
+def test_circuits_of_the_last_targets_that_answer_are_spared_until_these_only_fail() -> None:
+    targets = target_set(3, new_breaker=breakers(volume_threshold=4, reset_timeout=60.0))
+    dead, *alive = targets.targets
+    for target in alive:
+        for status in (200, 500, 200, 500):
+            token = target.breaker.enter(0.0)  # type: ignore[union-attr]
+            Attempt(target, token, 0.0).answered(status, 0.0, whole=True)
+        assert target.breaker.state is State.OPEN  # type: ignore[union-attr]
+    assert asked(targets, 0.1) == {"t0": 60}
+    strike(targets, dead, 0.2, "connect", 1)
+    assert asked(targets, 0.2) == {"t1": 30, "t2": 30}
+    assert targets.panicking
+    for status in (500, 200, 500, 500, 500) * 20:
+        send(targets, 0.3, status)  # most are bad: still better than none
+    before = sum(target.requests for target in alive)
+    with pytest.raises(UpstreamFault, match="circuit is open"):
+        for _ in range(1000):
+            send(targets, 0.4, 500)
+    assert 2 * 10 < sum(target.requests for target in alive) - before <= 2 * 20
+    targets.seen_alive(dead, 0.5)
+    assert asked(targets, 0.5) == {"t0": 60}
+
+
+@pytest.mark.parametrize("why", ["only one target", "no panic", "forced open", "only failures"])
+def test_circuits_that_are_not_spared(why: str) -> None:
+    count = 1 if why == "only one target" else 2
+    threshold = 0.0 if why == "no panic" else 0.5
+    targets = target_set(count, new_breaker=breakers(volume_threshold=2), outlier=False, panic_threshold=threshold)
+    for target in targets.targets:
+        for status in (500 if why == "only failures" else 200, 500):
+            Attempt(target, target.breaker.enter(0.0), 0.0).answered(status, 0.0, whole=True)  # type: ignore[union-attr]
+        if why == "forced open":
+            target.breaker.force("open", 0.0)  # type: ignore[union-attr]
+    with pytest.raises(UpstreamFault, match="circuit is open"):
+        targets.begin(ANY, 0.1)
+
+
+def test_requests_that_hung_since_before_the_last_success_are_no_sign_of_a_service_that_only_fails() -> None:
+    targets = target_set(2, new_breaker=breakers(volume_threshold=10), outlier=False)
+    target = targets.targets[0]
+    held = [Attempt(target, target.breaker.enter(0.0), 0.0) for _ in range(40)]  # type: ignore[union-attr]
+    Attempt(target, target.breaker.enter(0.5), 0.5).answered(200, 0.5, whole=True)  # type: ignore[union-attr]
+    for attempt in held:
+        attempt.failed("timeout", 1.0)
+    assert target.breaker.state is State.OPEN  # type: ignore[union-attr]
+    assert target.breaker.mixed  # type: ignore[union-attr]
+
+
 def test_one_breaker_for_the_whole_upstream() -> None:
     shared: list[Breaker] = []
 
@@ -436,7 +544,7 @@ def test_slow_start_raises_a_returning_targets_share_step_by_step() -> None:
     targets.probed(back, True, 100.0)
     shares = [asked(targets, 100.0 + after, 1000)["t0"] / 1000 for after in (0.0, 10.0, 15.0, 20.0)]
     assert shares == pytest.approx([0.1 / 1.1, 0.5 / 1.5, 0.75 / 1.75, 0.5], abs=0.02)
-    assert targets._next_change == targets.outlier.next_interval  # type: ignore[union-attr]
+    assert targets._next_change == targets.outlier.next_interval
 
 
 def test_targets_of_the_start_need_no_warming_up_but_later_ones_do() -> None:

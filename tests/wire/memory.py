@@ -201,6 +201,9 @@ class Path:
         """The newest connection to the target."""
         return self.origins[-1]
 
+    def elsewhere(self, now: float, tried: Any) -> bool:
+        return False
+
     def begin(self, request: Request, now: float, tried: Any) -> Attempt:
         """The cluster's choice: there is one target."""
         return Attempt(self.target, 0, now)
