@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from bench import dashboard
+from bench import dashboard, mixed_faults
 from bench.gateways import PEERS, PLAIN, Gateway, Place, Setup, apigw, express_aggregate
 from bench.load import Wanted
 from bench.measures import Measure, beside, gigabyte, idle, latency_at_half_load, throughput
@@ -229,6 +229,19 @@ CASES = {
             gateways={"express": express_aggregate, "apigw": dashboard.gateway},
             origin=dashboard.slow_origin,
             check=Wanted(dashboard.PATH),
+        ),
+        Case(
+            "mixed_faults",
+            "good requests that fail among bad ones while targets die, with the worst combination of protections",
+            mixed_faults.measured(),
+            compared="failed %",
+            base="",
+            goal=0.1,
+            more=False,
+            gateways=mixed_faults.combinations(),
+            origin=mixed_faults.faulty_origin,
+            rounds=1,
+            check=Wanted("/good/1"),
         ),
     )
 }
