@@ -35,7 +35,10 @@ LONGEST_RETRY_AFTER = 3600.0
 """Seconds of a service's own ``Retry-After`` that are believed at most."""
 
 ONLY_FAILURES = 20
-"""Failures in a row after which a service is taken to fail entirely, whatever it answered before."""
+"""Failures in a row after which a service is taken to fail entirely, if they go on for ``ONLY_FAILURES_FOR``."""
+
+ONLY_FAILURES_FOR = 1.0
+"""Seconds since its last success: connections that all break in one moment are one event."""
 
 Listener = Callable[["Breaker", State], None]
 """Called with the breaker, and the state that it was in. That is the same state if only ``spared`` has changed."""
@@ -266,6 +269,7 @@ class Breaker:
             self.mixed = True
             self._bad_in_a_row = ONLY_FAILURES // 2
             self._unproven_at = self._successes_seen = self.successes
+            self._good_at = now
             self._move(Event.PROBES_SUCCEEDED, now)
 
     def force(self, wanted: str, now: float) -> None:
@@ -346,7 +350,7 @@ class Breaker:
         else:
             return False  # of an earlier state, or a probe that was given up
         if started >= self._good_at:
-            self._count_bad_in_a_row()
+            self._count_bad_in_a_row(now)
         if retry_after is not None:
             self._retry_after = max(self._retry_after, now + min(retry_after, LONGEST_RETRY_AFTER))
         if probe:
@@ -360,18 +364,21 @@ class Breaker:
             good, bad = results.sums(now)
             unproven = self._unproven_at == self.successes
             if unproven or (good + bad >= self._volume and bad >= self._threshold * (good + bad)):
-                known = good > 0 or not self._bad_in_a_row or (unproven and self.mixed)
-                self.mixed = known and self._bad_in_a_row < ONLY_FAILURES
+                known = good > 0 or self._bad_in_a_row < self._volume or (unproven and self.mixed)
+                self.mixed = known and not self._only_fails(now)
                 self._move(Event.TRIPPED, now)
         return True
 
-    def _count_bad_in_a_row(self) -> None:
+    def _only_fails(self, now: float) -> bool:
+        return self._bad_in_a_row >= ONLY_FAILURES and now >= self._good_at + ONLY_FAILURES_FOR
+
+    def _count_bad_in_a_row(self, now: float) -> None:
         # Of requests that began after the last success: those that hang end long after others were answered well.
         if self._successes_seen != self.successes:
             self._successes_seen = self.successes
             self._bad_in_a_row = 0
         self._bad_in_a_row += 1
-        if self._bad_in_a_row >= ONLY_FAILURES and not self._closed:
+        if not self._closed and self._only_fails(now):
             self.mixed = False
             if self.spared:
                 self.spared = False

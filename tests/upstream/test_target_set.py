@@ -447,8 +447,8 @@ def test_circuits_of_the_last_targets_that_answer_are_spared_until_these_only_fa
         send(targets, 0.3, status)  # most are bad: still better than none
     before = sum(target.requests for target in alive)
     with pytest.raises(UpstreamFault, match="circuit is open"):
-        for _ in range(1000):
-            send(targets, 0.4, 500)
+        for number in range(1000):
+            send(targets, 0.3 + number * 0.05, 500)
     assert 2 * 10 < sum(target.requests for target in alive) - before <= 2 * 20
     targets.seen_alive(dead, 0.5)
     assert asked(targets, 0.5) == {"t0": 60}
