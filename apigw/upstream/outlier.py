@@ -33,6 +33,10 @@ Changed = Callable[[Target, str, float], None]
 """Called with the target, its state before, and now."""
 
 
+def _nobody(target: Target, before: str, now: float) -> None:
+    """Nobody is told."""
+
+
 class OutlierDetector:
     """
     Watches the targets of one upstream.
@@ -57,6 +61,12 @@ class OutlierDetector:
         """Watch ``target``."""
         target.watch = self
         target.stall_after = (self.settings.enabled and self.settings.stall_time) or math.inf
+
+    def let_go(self) -> None:
+        """Hold no target and nobody who is told any more."""
+        self._members = tuple
+        self._changed = _nobody
+        self._before = {}
 
     # What a target did.
 

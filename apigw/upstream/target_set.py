@@ -486,7 +486,8 @@ class TargetSet:
             target.watch = target.on_idle = None
         for listeners in (self._listeners, self._on_update, self._on_gone, self._on_silent):
             listeners.clear()
-        self.outlier = self._new_breaker = None
+        self._new_breaker = self._doubts = None
+        self.outlier.let_go()
         self.balancer.draining = tuple
 
     def _new_target(self, spec: TargetSpec, now: float, *, warm: bool) -> Target:
