@@ -286,7 +286,7 @@ class Ask:
         if self._asking.text:
             value: Any = _text(data, headers)
         else:
-            value = read(data, depth=services.max_depth) if data else None
+            value = read(data, depth=services.max_depth, most=len(data)) if data else None
         if self._asking.select is not None:
             value = self._asking.select(value)
         return value, len(data)

@@ -376,7 +376,7 @@ def _described(response: Response, data: bytes, max_depth: int) -> dict[str, Any
     kind = (response.headers.get(b"content-type") or b"").partition(b";")[0].strip().lower()
     if kind == b"application/json" or kind.endswith(b"+json"):
         try:
-            described["body"] = read_json(data, depth=max_depth) if data else None
+            described["body"] = read_json(data, depth=max_depth, most=len(data)) if data else None
             return described
         except InvalidJSON:
             pass  # then it is shown as what it is

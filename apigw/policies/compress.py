@@ -16,20 +16,22 @@ Not here: the codings themselves (``codings``); requests (``decompress``).
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from apigw.config.text import Wrong
 from apigw.config.values import Count, Several, Size, Word
 from apigw.exchange.body import Body
-from apigw.exchange.headers import Headers
+from apigw.exchange.errors import GatewayError, GatewayFault
+from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.request import Request
+from apigw.exchange.responder import drive
 from apigw.exchange.response import Response
 from apigw.http.fields import list_members
 from apigw.policies.accept import best_coding
 from apigw.policies.codings import encoder
-from apigw.policies.piped import Piped
 from apigw.policies.policy import Environment, Policy, PolicySettings
 from apigw.policies.transform import weaken_etag
 
@@ -37,6 +39,12 @@ NEVER = frozenset((b"text/event-stream", b"application/grpc", b"application/grpc
 """Types of which pieces must arrive as they are."""
 
 REMEMBERED_TYPES = 1000
+
+AT_ONCE = 8 * 1024
+"""Bytes that are compressed at once, which takes under 1 ms; more goes to a thread."""
+
+_QUICK = {b"gzip": 3, b"br": 6, b"zstd": 9}
+"""The highest levels that are quick; what is above goes to a thread whatever its size."""
 
 
 class Settings(PolicySettings):
@@ -81,7 +89,7 @@ class Compress(Policy[Settings]):
         self._kinds = frozenset(kind[:-1].lower().encode() for kind in settings.types if kind.endswith("/*"))
         self._worth: dict[bytes, bool] = {}
 
-    def on_response(self, request: Request, response: Response) -> Response:
+    def on_response(self, request: Request, response: Response) -> Response | Awaitable[Response]:
         headers = response.headers
         if self.in_shadow:
             return response
@@ -95,22 +103,18 @@ class Compress(Policy[Settings]):
         if coding is None:
             _vary(response.edit_headers())
             return response
-        if isinstance(body, bytes):
-            if request.method != b"HEAD":
-                made = self._whole(coding, body)
-                if len(made) >= len(body):
-                    _vary(response.edit_headers())
-                    return response
-                response.body = made
-        else:
-            response.body = _Encoding(body, coding, self._levels[coding]).begin()
-        headers = response.edit_headers()
-        headers.set(b"Content-Encoding", coding)
-        for name in (b"content-length", b"accept-ranges", b"content-md5", b"digest", b"content-digest"):
-            headers.remove(name)
-        weaken_etag(headers)
-        _vary(headers)
-        return response
+        level = self._levels[coding]
+        if not isinstance(body, bytes):
+            response.body = _Encoding(body, coding, level, self.environment.call_in_thread).begin()
+        elif request.method != b"HEAD":
+            if len(body) > AT_ONCE or level > _QUICK[coding]:
+                return self._compressed(response, coding, body)
+            return _with(response, coding, body, _whole(coding, level, body))
+        return _in_coding(response, coding)
+
+    async def _compressed(self, response: Response, coding: bytes, body: bytes) -> Response:
+        made = await self.environment.call_in_thread(_whole, coding, self._levels[coding], body)
+        return _with(response, coding, body, made)
 
     def _fits(self, response: Response, headers: Headers) -> bool:
         status = response.status
@@ -151,24 +155,134 @@ class Compress(Policy[Settings]):
             self._chosen[accept_encoding] = chosen
         return chosen
 
-    def _whole(self, coding: bytes, body: bytes) -> bytes:
-        at_work = encoder(coding, self._levels[coding])
-        return at_work.encode(body, flush=False) + at_work.finish()
+
+def _whole(coding: bytes, level: int, body: bytes) -> bytes:
+    at_work = encoder(coding, level)
+    return at_work.encode(body, flush=False) + at_work.finish()
 
 
-class _Encoding(Piped):
-    """A body in a coding. One whose length is not known may be a live stream: every piece goes out whole."""
+def _with(response: Response, coding: bytes, body: bytes, made: bytes) -> Response:
+    """The response with content that was compressed, if that is shorter."""
+    if len(made) >= len(body):
+        _vary(response.edit_headers())
+        return response
+    response.body = made
+    return _in_coding(response, coding)
 
-    def __init__(self, inner: Body, coding: bytes, level: int) -> None:
-        super().__init__(inner)
+
+def _in_coding(response: Response, coding: bytes) -> Response:
+    headers = response.edit_headers()
+    headers.set(b"Content-Encoding", coding)
+    for name in (b"content-length", b"accept-ranges", b"content-md5", b"digest", b"content-digest"):
+        headers.remove(name)
+    weaken_etag(headers)
+    _vary(headers)
+    return response
+
+
+class _Encoding:
+    """
+    A body in a coding. One whose length is not known may be a live stream: every piece goes out whole.
+
+    Large pieces are compressed in a thread, which the libraries let run beside this one; the next piece waits for it.
+
+    :param call: runs something in a thread.
+    """
+
+    def __init__(self, inner: Body, coding: bytes, level: int, call: Callable[..., Awaitable[Any]]) -> None:
+        self._inner = inner
         self._at_work = encoder(coding, level)
         self._flush = inner.length is None
+        self._at_once = AT_ONCE if level <= _QUICK[coding] else 0
+        self._call = call
+        self._waiting: list[bytes] = []
+        self._trailers: list[Pair] | None = None
+        self._busy = self._held = self._ended = self._gone = False
+        self.body = Body(self)
 
-    def piece(self, data: bytes) -> bytes:
-        return self._at_work.encode(data, flush=self._flush)
+    def begin(self) -> Body:
+        """Read from now on. Give the body that comes out."""
+        self._inner.subscribe(self)
+        return self.body
 
-    def rest(self) -> bytes:
-        return self._at_work.finish()
+    # Sink of the one
+
+    def body_data(self, data: bytes) -> None:
+        if self._busy or len(data) > self._at_once:
+            self._waiting.append(data)
+            self._go_on()
+        elif made := self._at_work.encode(data, flush=self._flush):
+            self.body.feed(made)
+
+    def body_end(self, trailers: list[Pair] | None) -> None:
+        self._ended = True
+        self._trailers = trailers
+        self._go_on()
+
+    def body_failed(self, error: GatewayError) -> None:
+        self._gone = True
+        self.body.fail(error)
+
+    def _go_on(self) -> None:
+        if self._busy or self._gone:
+            return
+        if self._waiting:
+            data = b"".join(self._waiting)
+            self._waiting.clear()
+            if not self._ended:
+                self._inner.pause()
+            self._run(lambda: self._at_work.encode(data, flush=self._flush), self._made)
+        elif self._ended and self._at_once:
+            self._finished(self._at_work.finish())
+        elif self._ended:
+            self._run(self._at_work.finish, self._finished)
+        elif not self._held:
+            self._inner.resume()
+
+    def _run(self, work: Callable[[], bytes], then: Callable[[bytes], None]) -> None:
+        self._busy = True
+        drive(_awaited(self._call(work)), then, self._broken)
+
+    def _made(self, made: bytes) -> None:
+        self._busy = False
+        if made and not self._gone:
+            self.body.feed(made)
+        self._go_on()
+
+    def _finished(self, made: bytes) -> None:
+        if not self._gone:
+            if made:
+                self.body.feed(made)
+            self.body.end(self._trailers)
+
+    def _broken(self, error: BaseException) -> None:
+        if not self._gone:
+            self._gone = True
+            self._inner.cancel()
+            self.body.fail(error if isinstance(error, GatewayError) else GatewayFault("it can't be compressed"))
+
+    # Source of the other
+
+    def body_wanted(self) -> None:
+        self._inner.want()
+
+    def pause_body(self) -> None:
+        self._held = True
+        self._inner.pause()
+
+    def resume_body(self) -> None:
+        self._held = False
+        if not self._busy:
+            self._inner.resume()
+
+    def cancel_body(self) -> None:
+        self._gone = True
+        self._waiting.clear()
+        self._inner.cancel()
+
+
+async def _awaited(made: Awaitable[Any]) -> Any:
+    return await made
 
 
 def _as_the_200(request: Request, response: Response) -> None:

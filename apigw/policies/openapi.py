@@ -18,7 +18,6 @@ Not here: how a document is read (``openapi_document``).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable
-from http.cookies import CookieError, SimpleCookie
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl
 
@@ -200,8 +199,14 @@ def _query(request: Request) -> list[tuple[str, str]]:
 
 
 def _cookies(request: Request) -> dict[str, str]:
-    try:
-        jar = SimpleCookie((request.headers.joined(b"cookie") or b"").decode("latin-1").replace(", ", "; "))
-    except CookieError:
-        return {}
-    return {name: morsel.value for name, morsel in jar.items()}
+    """The cookies (RFC 6265 5.4); of two with one name the first, without quotes around a value."""
+    found: dict[str, str] = {}
+    for line in request.headers.get_all(b"cookie"):
+        for part in line.decode("latin-1").split(";"):
+            name, equals, value = part.partition("=")
+            value = value.strip(" \t")
+            if len(value) > 1 and value[0] == value[-1] == '"':
+                value = value[1:-1]
+            if equals:
+                found.setdefault(name.strip(" \t"), value)
+    return found

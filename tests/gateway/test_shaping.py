@@ -11,6 +11,7 @@ import brotli
 import pytest
 from twisted.internet.defer import Deferred
 
+from apigw.policies.codings import decoded
 from apigw.testing.gateway import request
 from apigw.testing.origins import BODY, NEVER, RESET, RawClient, Received, chunked, reply
 from tests.gateway.running import route, upstream
@@ -200,3 +201,41 @@ async def test_large_content_is_transformed_beside_everything_else(gateway: Any,
     )
     response = await running.get("/")
     assert json.loads(gzip.decompress(response.body)) == list(range(5000))
+
+
+LARGE = b"".join(b"%d " % number for number in range(30_000))
+
+
+@pytest.mark.parametrize("options", ["codings = br", "codings = br\nbr_level = 10", "codings = zstd\nzstd_level = 12"])
+@pytest.mark.parametrize("framing", ["length", "chunked", "whole"])
+async def test_large_content_is_compressed_in_threads(gateway: Any, origin: Any, options: str, framing: str) -> None:
+    body = LARGE[:6000] if framing == "whole" else LARGE
+    pieces = [body[at : at + 70_000] for at in range(0, len(body), 70_000)]
+    answer = chunked(*pieces, fields=[TEXT]) if framing == "chunked" else [reply(200, body, TEXT)]
+    service = await origin([answer] * 6)
+    running = await gateway(f"[compress x]\n{options}\n" + upstream(service.port) + route("/", "policies = compress x"))
+    coding = options.split()[2]
+    for _ in range(3):
+        response = await running.get("/", ("Accept-Encoding", coding))
+        assert response.value(b"content-encoding") == coding.encode()
+        assert decoded(response.body, [coding.encode()], 4 << 20) == body
+    assert (await running.get("/", ("Accept-Encoding", coding), method="HEAD")).status == 200
+
+
+async def test_a_stream_that_breaks_while_it_is_compressed_is_aborted(gateway: Any, origin: Any) -> None:
+    head, first, second, _ = chunked(LARGE[:80_000], LARGE[80_000:], fields=[TEXT])
+    service = await origin([[head, first, second, RESET], reply(200, b"good", TEXT)])
+    running = await gateway("[compress x]\n" + upstream(service.port) + route("/", "policies = compress x"))
+    with pytest.raises((EOFError, ConnectionResetError)):
+        await running.get("/", ("Accept-Encoding", "br"))
+    assert (await running.get("/", ("Accept-Encoding", "br"))).body == b"good"
+
+
+async def test_a_client_that_leaves_while_content_is_compressed(gateway: Any, origin: Any) -> None:
+    service = await origin([[*chunked(LARGE, LARGE, fields=[TEXT])[:-1], NEVER], reply(200, b"good", TEXT)])
+    running = await gateway("[compress x]\n" + upstream(service.port) + route("/", "policies = compress x"))
+    client = await running.connect()
+    client.send(request("/", ("Accept-Encoding", "br")))
+    await client.read_until(b"\r\n\r\n")
+    client.close()
+    assert (await running.get("/")).body == b"good"
