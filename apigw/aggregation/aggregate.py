@@ -59,7 +59,12 @@ class Aggregate:
             asking.upstream for call in self._plan.calls for asking in (call.asking, call.undo) if asking is not None
         }
         services = Services(
-            {each: clients[each].forward for each in used}, wheel.clock, settings.max_answer, settings.max_depth, beside
+            {each: clients[each].forward for each in used},
+            wheel.clock,
+            settings.max_answer,
+            settings.max_depth,
+            settings.max_json_values,
+            beside,
         )
         self.place = Workplace(
             name,
@@ -102,7 +107,7 @@ class Aggregate:
         data = await request.body.collect(self._settings.max_body)
         if not data or "body" not in self._plan.roots:
             return None
-        whole = partial(read, data, depth=self._settings.max_depth, unique=True)
+        whole = partial(read, data, depth=self._settings.max_depth, most=self._settings.max_json_values, unique=True)
         try:
             return whole() if len(data) <= AT_ONCE else await self._beside(whole)
         except TooManyValues as error:

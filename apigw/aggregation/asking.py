@@ -85,13 +85,15 @@ class Services:
     Whom to ask, and how much of an answer is taken.
 
     :ivar beside: works on what is large (``net.side_work``).
-    :ivar forwards: what sends requests on, by name of upstream. :ivar max_answer: bytes. :ivar max_depth: of JSON.
+    :ivar forwards: what sends requests on, by name of upstream. :ivar max_answer: bytes.
+    :ivar max_depth: of JSON. :ivar max_json_values: names and values in it.
     """
 
     forwards: Mapping[str, Responder]
     clock: Callable[[], float]
     max_answer: int
     max_depth: int
+    max_json_values: int
     beside: Beside
 
 
@@ -286,7 +288,7 @@ class Ask:
         if self._asking.text:
             value: Any = _text(data, headers)
         else:
-            value = read(data, depth=services.max_depth, most=len(data)) if data else None
+            value = read(data, depth=services.max_depth, most=services.max_json_values) if data else None
         if self._asking.select is not None:
             value = self._asking.select(value)
         return value, len(data)

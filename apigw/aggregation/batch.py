@@ -109,14 +109,17 @@ class Batch:
         if kind != b"application/json":
             raise ClientFault("a batch must be application/json", status=415, reason="media_type_refused")
         data = b"" if request.body is None else await request.body.collect(settings.max_body)
-        reading = partial(read_json, data, depth=settings.max_depth, unique=True)
+
+        def items_of() -> tuple[list[Item], float]:
+            whole = read_json(data, depth=settings.max_depth, most=settings.max_json_values, unique=True)
+            return read(whole, settings.max_requests, self.callers)
+
         try:
-            whole = reading() if len(data) <= AT_ONCE else await self.beside(reading)
+            items, seconds = items_of() if len(data) <= AT_ONCE else await self.beside(items_of)
         except TooManyValues as error:
             raise JSONTooLarge(str(error)) from None
         except InvalidJSON as error:
             raise ClientFault(f"the content can't be read: {error}", reason="invalid_json") from None
-        items, seconds = read(whole, settings.max_requests, self.callers)
         shorter = 0 < seconds < settings.timeout
         return items, Deadlines(self.wheel, seconds) if shorter else self.deadlines
 
@@ -275,16 +278,16 @@ class _Work:
         :param data: its content, where that is not in ``response``.
         :param described: what is answered, if that is known.
         """
-        inner = self._running.pop(item).request
+        inner, settings = self._running.pop(item).request, self._batch.settings
         if data is None:
             data = response.body if isinstance(response.body, bytes) else b""
         self._size += len(data)
-        if self._size > self._batch.settings.max_answers:
+        if self._size > settings.max_answers:
             fault = UpstreamFault("all answers together are too large", reason="call_answer_too_large")
             response, described = problem(inner, fault), None
             data = response.body if isinstance(response.body, bytes) else b""
         self._over(inner, response.status, len(data))
-        item.answer = answer = described or _described(response, data, self._batch.settings.max_depth)
+        item.answer = answer = described or _described(response, data, settings.max_depth, settings.max_json_values)
         for name in item.names:
             if "body" in answer:
                 self._values[name] = answer["body"]
@@ -338,8 +341,8 @@ class _Collecting:
         work, response = self._work, self._response
         if work is None or response is None:
             return
-        data = b"".join(self._pieces)
-        described = partial(_described, response, data, work._batch.settings.max_depth)
+        data, settings = b"".join(self._pieces), work._batch.settings
+        described = partial(_described, response, data, settings.max_depth, settings.max_json_values)
         if len(data) <= AT_ONCE:
             self._finish(response, data, described())
         else:
@@ -362,7 +365,7 @@ class _Collecting:
             work._answered(self._item, problem(self.request, error), None)
 
 
-def _described(response: Response, data: bytes, max_depth: int) -> dict[str, Any]:
+def _described(response: Response, data: bytes, max_depth: int, most: int) -> dict[str, Any]:
     headers: dict[str, Any] = {}
     for name, value in response.headers.pairs:
         key, text = name.decode("latin-1"), value.decode("latin-1")
@@ -376,7 +379,7 @@ def _described(response: Response, data: bytes, max_depth: int) -> dict[str, Any
     kind = (response.headers.get(b"content-type") or b"").partition(b";")[0].strip().lower()
     if kind == b"application/json" or kind.endswith(b"+json"):
         try:
-            described["body"] = read_json(data, depth=max_depth, most=len(data)) if data else None
+            described["body"] = read_json(data, depth=max_depth, most=most) if data else None
             return described
         except InvalidJSON:
             pass  # then it is shown as what it is

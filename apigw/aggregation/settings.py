@@ -42,6 +42,7 @@ from apigw.config.values import (
     show_pairs,
     show_statuses,
 )
+from apigw.json_text import MOST_VALUES
 
 T = TypeVar("T")
 SUCCESS = frozenset(range(200, 300))
@@ -203,7 +204,7 @@ class CallSettings(Settings):
 
 _OF_CALLS = (
     *("call", "undo", "response", "merge", "stream", "forward_headers", "pass_headers"),
-    *("partial_status", "server_timing", "max_answers", "max_calls", "max_depth"),
+    *("partial_status", "server_timing", "max_answers", "max_calls", "max_depth", "max_json_values"),
 )
 """Options that say how calls are made and what becomes of them."""
 
@@ -255,6 +256,9 @@ class AggregateSettings(Settings):
     )
     max_depth: Annotated[Count, Field(ge=1, le=256)] = Field(
         64, description="How deep arrays and objects may be nested, in answers and in the client's content."
+    )
+    max_json_values: Annotated[Count, Field(ge=1, le=1_000_000)] = Field(
+        MOST_VALUES, description="Names and values that one answer, or the client's content, may have."
     )
     class_: PythonObject | None = Field(
         None,
@@ -316,6 +320,9 @@ class BatchSettings(Settings):
     max_answers: Size = Field(8 << 20, description="Bytes of all answers together.")
     max_depth: Annotated[Count, Field(ge=1, le=256)] = Field(
         64, description="How deep arrays and objects may be nested, in the batch and in answers."
+    )
+    max_json_values: Annotated[Count, Field(ge=1, le=1_000_000)] = Field(
+        MOST_VALUES, description="Names and values that the batch, or one answer, may have."
     )
 
 

@@ -451,15 +451,29 @@ def _bare(found: re.Match[str]) -> re.Match[str]:
     return match
 
 
+class _Constant:
+    """What is the same whatever the values are."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __call__(self, values: Values) -> Any:
+        return self._value
+
+
 def filling(tree: Any, references: list[Reference], pattern: re.Pattern[str] = REFERENCE) -> Callable[[Values], Any]:
     """What fills the texts of a JSON value; the references that are found are added to ``references``."""
     if isinstance(tree, dict):
         members = [(name, filling(each, references, pattern)) for name, each in tree.items()]
-        return lambda values: {name: fill(values) for name, fill in members}
-    if isinstance(tree, list):
+        if any(type(fill) is not _Constant for _, fill in members):
+            return lambda values: {name: fill(values) for name, fill in members}
+    elif isinstance(tree, list):
         items = [filling(each, references, pattern) for each in tree]
-        return lambda values: [fill(values) for fill in items]
-    if isinstance(tree, str):
+        if any(type(fill) is not _Constant for fill in items):
+            return lambda values: [fill(values) for fill in items]
+    elif isinstance(tree, str) and ("{" in tree or tree.startswith(_MARK)):
         if tree.startswith(_MARK):
             return references[int(tree.removeprefix(_MARK))].value
         parts = pieces(tree, pattern)
@@ -469,4 +483,4 @@ def filling(tree: Any, references: list[Reference], pattern: re.Pattern[str] = R
             if len(parts) == 1 and pattern is BATCH_REFERENCE:  # who writes JSON has no way but quotes
                 return found[0].value
             return lambda values: "".join([each if isinstance(each, str) else each.written(values) for each in parts])
-    return lambda values: tree
+    return _Constant(tree)
