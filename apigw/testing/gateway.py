@@ -17,7 +17,6 @@ Not here: origins and clients (``apigw.testing.origins``); a policy alone (``api
 
 from __future__ import annotations
 
-import asyncio
 import json
 import ssl
 import textwrap
@@ -25,6 +24,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+
+from twisted.internet.defer import Deferred
 
 from apigw.gateway.catalogue import load
 from apigw.gateway.service import GatewayService
@@ -44,9 +45,10 @@ class Gateway:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.file = folder / "gw.ini"
-        self.log = folder / "access.log"
+        self.folder = folder.absolute()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.file = self.folder / "gw.ini"
+        self.log = self.folder / "access.log"
         self.clients: list[RawClient] = []
         self.service: GatewayService
 
@@ -67,8 +69,8 @@ class Gateway:
         self.service = GatewayService(load(str(self.file)))
         self.service.privilegedStartService()
         self.service.startService()
-        while not self.service.shared.ready:  # noqa: ASYNC110 - there is no event
-            await asyncio.sleep(0)
+        while not self.service.shared.ready:
+            await _turn()
 
     async def stop(self) -> None:
         """End it, as SIGTERM does."""
@@ -81,8 +83,8 @@ class Gateway:
         if text:
             self.write(text)
         self.service.reload()
-        while self.service.reloading:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+        while self.service.reloading:
+            await _turn(0.001)
 
     def port(self, name: str = "public") -> int:
         """The port of a listener."""
@@ -137,6 +139,15 @@ def request(
     if body:
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def _turn(seconds: float = 0.0) -> Deferred[None]:
+    """Fires in the reactor's next turn, or after that time. trial's tests can wait for a Deferred alone."""
+    from twisted.internet import reactor
+
+    turned: Deferred[None] = Deferred()
+    reactor.callLater(seconds, turned.callback, None)
+    return turned
 
 
 @asynccontextmanager

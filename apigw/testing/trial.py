@@ -10,12 +10,19 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
-from twisted.trial import unittest as trial
+from apigw.net.reactor import ensure
+
+ensure()  # before anything imports one: plain `trial` runs on the gateway's reactor then
+
+from twisted.internet.defer import Deferred  # noqa: E402
+from twisted.trial import unittest as trial  # noqa: E402
 
 TIME_LIMIT = 30.0
 
@@ -46,6 +53,12 @@ else:
 
         def _run(self, suppress: Any, todo: Any, method: Callable[..., object], result: Any) -> Any:
             return super()._run(suppress, todo, _waiting(method), result)  # type: ignore[no-untyped-call]
+
+        def mktemp(self) -> str:
+            """A path for a file or folder, gone after the test; trial's own would stay in the working folder."""
+            folder = tempfile.mkdtemp(prefix="apigw-")
+            self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
+            return os.path.join(folder, "temp")
 
         def addCleanup(self, f: Callable[..., object], *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
             """Call ``f`` after the test, and wait for what it returns."""

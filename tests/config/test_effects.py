@@ -56,6 +56,7 @@ WARNINGS = {
     # routes
     "methods = GETT": (route("path = /", "methods = GETT, POST"), "did you mean GET?"),
     "shadowed": (ROUTE + "[route all]\npath = /\nupstream = a\npriority = 5\n", "no request comes here"),
+    "shadowed expression": (ROUTE + "[route v]\npath = ~^/api/v[12]/.*\nupstream = a\n", "did you mean priority = 1?"),
     "strip_prefix": (route("path = /api/users", "strip_prefix = /v1"), "nothing is cut off"),
     "strip_prefix below an exact path": (route("path = =/api", "strip_prefix = /api/users"), "nothing is cut off"),
     "rewrite": (route("path = /api", "rewrite = ^/old/(.*) -> /new/\\1"), "nothing is rewritten"),
@@ -210,6 +211,11 @@ def test_paths_that_are_meant_are_not_told(tmp_path: Path, path: str) -> None:
         + "[split s]\nupstreams = a 50%, b 50%\n[upstream b]\ntargets = http://127.0.0.1:1\n",
         ROUTE + "priority = 5\n[route all]\npath = /\nupstream = a\n",
         ROUTE + "[route all]\npath = /\nupstream = a\npriority = 5\nmethods = GET\n",
+        ROUTE + "[route v]\npath = ~^/v[12]/.*\nupstream = a\n",
+        ROUTE + "[route v]\npath = ~^/ap[ij]/.*\nupstream = a\n",
+        ROUTE + "[route v]\npath = ~^/api/v[12]/.*\nupstream = a\nhosts = shop.example\n",
+        ROUTE + "[route v]\npath = ~^/api/v[12]/.*\nupstream = a\npriority = 1\n",
+        ROUTE + "methods = GET\n[route v]\npath = ~^/api/v[12]/.*\nupstream = a\n",
     ],
 )
 def test_what_is_meant_is_not_told(tmp_path: Path, text: str) -> None:
@@ -260,9 +266,20 @@ def test_the_work_grows_with_the_number_of_routes_and_no_faster(tmp_path: Path) 
     assert many < few * 10.5
 
 
-@pytest.mark.parametrize("file", ["conf/gw.ini", *map(str, Path("examples").rglob("*.ini"))])
-def test_our_own_files_have_no_warning(file: str) -> None:
-    assert load(file).warnings == ()
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("file", [ROOT / "conf/gw.ini", *(ROOT / "examples").rglob("*.ini")], ids=str)
+def test_our_own_files_have_no_warning(file: Path) -> None:
+    assert load(str(file)).warnings == ()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_example_of_the_manual_has_a_warning(tmp_path: Path, page: Path) -> None:
+    for example in re.findall(r"```ini\n(.*?)```", page.read_text(), re.DOTALL):
+        warnings = [each for each in found(tmp_path, example) if each.severity == "warning"]
+        assert [str(each) for each in warnings if "there is no [listen NAME]" not in each.what] == []
 
 
 async def test_warnings_are_logged_at_start_and_at_reload_but_not_without_end(gateway: Any) -> None:

@@ -21,30 +21,50 @@ _Segments = tuple[bytes | None, ...]
 
 
 def shadowed(configuration: Configuration) -> Iterator[Problem]:
-    """Routes behind one of higher ``priority`` that takes all of their requests."""
+    """
+    Routes behind one that takes all of their requests: one of higher ``priority``; of equal priority, where they have
+    regular expressions, which come after all prefixes.
+    """
     sections = answering(configuration)
-    if not any(getattr(settings, "priority", 0) for _, settings in sections):
-        return  # without priorities the more specific one goes first
+    if not any(getattr(each, "priority", 0) or each.path.startswith("~") for _, each in sections if _has_path(each)):
+        return  # without them the more specific one goes first
     wide: dict[_Segments, tuple[int, Section]] = {}
-    for section, settings in sections:
-        pattern = _pattern(settings)
+    patterns = [(section, settings, _pattern(settings)) for section, settings in sections]
+    for section, settings, pattern in patterns:
         if pattern is None or not _takes_all_below(settings, pattern):
             continue
         priority = getattr(settings, "priority", 0)
-        if pattern.segments not in wide or wide[pattern.segments][0] < priority:
-            wide[_ways(pattern.segments)] = (priority, section)
-    for section, settings in sections:
-        pattern = _pattern(settings)
-        if pattern is None or pattern.regex is not None:
+        segments = _ways(pattern.segments)
+        if segments not in wide or wide[segments][0] < priority:
+            wide[segments] = (priority, section)
+    for section, settings, pattern in patterns:
+        if pattern is None:
             continue
         own = getattr(settings, "priority", 0)
-        for depth in range(len(pattern.segments) + 1):
-            priority, other = wide.get(pattern.segments[:depth], (own, section))
-            if priority > own and other != section:
+        segments, needed = pattern.segments, own + 1
+        if pattern.regex is not None:
+            segments = _fixed_segments(settings.path)
+            needed = own + bool(getattr(settings, "hosts", ()))  # a route with a host goes before one without
+        for depth in range(len(segments) + 1):
+            priority, other = wide.get(segments[:depth], (own, section))
+            if priority >= needed and other != section:
                 shown = " ".join(filter(None, other))
-                what = f"[{shown}] at {configuration.origin(*other)} has a higher priority and takes all these requests"
-                yield configuration.problem(*section, "path", what, hint="no request comes here", warning=True)
+                first = "has a higher priority" if priority > own else "comes before regular expressions"
+                what = f"no request comes here: [{shown}] at {configuration.origin(*other)} {first} and takes them all"
+                hint = f"did you mean priority = {priority + 1}?"
+                yield configuration.problem(*section, "path", what, hint=hint, warning=True)
                 break
+
+
+def _has_path(settings: Any) -> bool:
+    return hasattr(settings, "path")
+
+
+def _fixed_segments(path: str) -> _Segments:
+    """The segments with which all paths begin that a regular expression matches."""
+    begin = _FIXED_BEGIN.match("^" + path.removeprefix("~").removeprefix("^"))
+    fixed = "" if begin is None or "|" in path else begin[1]
+    return tuple(segment.encode() for segment in fixed.split("/")[1:-1])
 
 
 def _ways(segments: _Segments) -> _Segments:

@@ -1,0 +1,1 @@
+"""A page of twisted.web beside the routes, and its test, which trial and pytest both run."""

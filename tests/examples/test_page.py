@@ -1,0 +1,5 @@
+"""The example of docs/extending.md has tests of its own."""
+
+from examples.page.test_page import GreetingTests
+
+__all__ = ["GreetingTests"]
