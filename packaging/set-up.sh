@@ -27,16 +27,16 @@ install() {
     fi
 }
 
-# Whether a command is a Python of 3.11 to 3.13 that can make a virtual environment.
+# Whether a command is a Python of 3.11 to 3.14 that can make a virtual environment.
 fits() {
-    $1 -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null
+    $1 -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null
 }
 
 # The Python to use: $PYTHON if that is set, else Debian's own, else the first that fits. Debian builds its own with
 # profile-guided and link-time optimisation, which takes a quarter off the Python time of a request; most others
 # (pyenv's among them) are built without.
 find_python() {
-    for python in ${PYTHON:-/usr/bin/python3 python3.11 python3.12 python3.13 python3}; do
+    for python in ${PYTHON:-/usr/bin/python3 python3.11 python3.12 python3.13 python3.14 python3}; do
         if fits "$python"; then
             echo "$python"
             return
@@ -52,7 +52,7 @@ python)
         fi
         python=$(find_python)
         if [ -z "$python" ]; then
-            echo "No Python 3.11, 3.12 or 3.13 was found${PYTHON:+: $PYTHON is none}." >&2
+            echo "No Python 3.11 to 3.14 was found${PYTHON:+: $PYTHON is none}." >&2
             exit 1
         fi
         echo "== making .venv with $($python --version)"

@@ -96,8 +96,8 @@ def fault(token: str) -> str:
     if found := re.fullmatch(rf"({OURS.pattern}) = .+", token):
         return "" if is_option(found[1]) or found[1] in PARTS | OTHERS or PYTHON.fullmatch(found[1]) else "option"
     if re.fullmatch(r"[a-z_]+(?:\.[A-Za-z_]+)+", token):
-        known = is_option(token) or FILE.fullmatch(token) or PYTHON.fullmatch(token) or token in OTHERS
-        return "" if known else "option"
+        fine = is_option(token) or FILE.fullmatch(token) or PYTHON.fullmatch(token) or token in OTHERS
+        return "" if fine else "option"
     if SNAKE.fullmatch(token) and not token.startswith(PROCESS):
         return "" if token in PARTS or token in KINDS or token in WORDS | OTHERS else "word"
     return ""

@@ -26,7 +26,7 @@ def shadowed(configuration: Configuration) -> Iterator[Problem]:
     regular expressions, which come after all prefixes.
     """
     sections = answering(configuration)
-    if not any(getattr(each, "priority", 0) or each.path.startswith("~") for _, each in sections if _has_path(each)):
+    if not any(getattr(each, "priority", 0) or getattr(each, "path", "").startswith("~") for _, each in sections):
         return  # without them the more specific one goes first
     wide: dict[_Segments, tuple[int, Section]] = {}
     patterns = [(section, settings, _pattern(settings)) for section, settings in sections]
@@ -43,7 +43,7 @@ def shadowed(configuration: Configuration) -> Iterator[Problem]:
         own = getattr(settings, "priority", 0)
         segments, needed = pattern.segments, own + 1
         if pattern.regex is not None:
-            segments = _fixed_segments(settings.path)
+            segments = _fixed_segments(pattern.text)
             needed = own + bool(getattr(settings, "hosts", ()))  # a route with a host goes before one without
         for depth in range(len(segments) + 1):
             priority, other = wide.get(segments[:depth], (own, section))
@@ -54,10 +54,6 @@ def shadowed(configuration: Configuration) -> Iterator[Problem]:
                 hint = f"did you mean priority = {priority + 1}?"
                 yield configuration.problem(*section, "path", what, hint=hint, warning=True)
                 break
-
-
-def _has_path(settings: Any) -> bool:
-    return hasattr(settings, "path")
 
 
 def _fixed_segments(path: str) -> _Segments:
