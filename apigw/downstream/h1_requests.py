@@ -424,9 +424,9 @@ class RequestReader(asyncio.Protocol):
         target = split_target(parsed.method, parsed.target)
         path = target.path if target.path == b"*" else site.normalise(target.path)
         result = (parsed.method, parsed.target, path, target.query, target.authority, parsed.version)
-        if len(site.lines) >= MOST_LINES:
+        if len(site.lines) >= site.most_lines:
             site.lines.clear()
-        if len(line) < 1024:
+        if len(line) < (1024 if len(site.lines) < MOST_LINES else 256):
             site.lines[line] = result
         return result
 

@@ -23,7 +23,7 @@ from apigw.http.h1_heads import RequestHeads
 from apigw.net.timers import Wheel
 
 MOST_LINES = 4096
-"""Request lines remembered a listener: hot paths are parsed once."""
+"""Request lines remembered a listener: hot paths are parsed once. With very many routes there are more, short ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +123,7 @@ class GatewaySite(Site):
         self.resource = self.root = root
         self.epoch = object()
         self.normalise = root.normalise
+        self.most_lines = max(MOST_LINES, getattr(root, "remembers", 0))
         self.lines.clear()
 
     def use_proxies(self, trusted: Callable[[str], bool], forwarded_by: Family) -> None:

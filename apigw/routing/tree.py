@@ -84,8 +84,9 @@ class _Refusal(Resource):
         return NOT_DONE_YET
 
 
-MOST_REMEMBERED = 4096
-"""Hosts, methods and paths remembered with their route, where nothing else decides; beyond that all are forgotten."""
+REMEMBERED = (4096, 65536)
+"""Hosts, methods and paths remembered with their route, where nothing else decides: two for each route, at least and at
+most so many. Beyond that all are forgotten."""
 
 
 class GatewayResource(Resource):
@@ -93,7 +94,7 @@ class GatewayResource(Resource):
     The root of all routes.
 
     :param rules: each with its route's resource as value; or all of them as a table, compiled already.
-    :ivar table: the compiled rules.
+    :ivar table: the compiled rules. :ivar remembers: how many requests are worth remembering.
     :ivar normalise: what connections are to bring paths into shape with before ``route``: it leaves encoded slashes
         to routes if one of them takes some.
     :raises ValueError: from the rules.
@@ -105,6 +106,7 @@ class GatewayResource(Resource):
         resources = [rule.value for rule in self.table.rules]
         self._lookup = self.table.lookup
         self._unconditional = not any(rule.header_conditions or rule.query_conditions for rule in self.table.rules)
+        self.remembers = min(max(REMEMBERED[0], 2 * len(resources)), REMEMBERED[1])
         self._remembered: dict[tuple[bytes, bytes, bytes], PrefixResource] = {}
         self._preflights = any(resource.preflights for resource in resources)
         self._encoded_slashes = any(resource.encoded_slashes for resource in resources)
@@ -125,7 +127,7 @@ class GatewayResource(Resource):
             done(found)
             return
         if self._unconditional and not request.captures and request.method not in _COUNTED:
-            if len(self._remembered) >= MOST_REMEMBERED:
+            if len(self._remembered) >= self.remembers:
                 self._remembered.clear()
             self._remembered[key] = found
         found.responder(request, done)

@@ -314,3 +314,15 @@ def test_a_reader_that_pauses_gets_no_more() -> None:
     assert (sum(map(len, sink.pieces)), sink.ended) == (150_000, False)
     body.resume()
     assert sink.ended
+
+
+def test_with_many_routes_the_requests_of_all_of_them_are_remembered() -> None:
+    shared = Recorder(Response(200))
+    root = tree(**{f"r{i}": ({"path": f"/r{i}"}, shared) for i in range(6000)})
+    requests = [Request(b"GET", b"/r%d" % i) for i in range(6000)]
+    for request in requests:
+        answer(root, request)
+    assert len(root._remembered) == 6000
+    for i in range(7000):
+        answer(root, Request(b"GET", b"/r1/%d" % i))
+    assert len(root._remembered) <= root.remembers == 12000
