@@ -103,6 +103,10 @@ WARNINGS = {
         POLICY + "oidc o\n[oidc o]\nissuer = https://a.example\nclient_id = c\ncookie_secret = " + "0" * 32 + "\n",
         "no route that lists this policy takes /oidc/callback",
     ),
+    "a batch that waits for itself": (
+        ROUTE + "[defaults]\npolicies = concurrency c\n[concurrency c]\nlimit = 9\n[batch b]\npath = /b\n",
+        "did you mean policies = -c?",
+    ),
     # aggregates
     "call.timeout": (
         "[aggregate g]\npath = /g\ntimeout = 1s\ncall.x = a GET /x\ncall.x.timeout = 2s\n",
@@ -209,6 +213,8 @@ def test_paths_that_are_meant_are_not_told(tmp_path: Path, path: str) -> None:
         ROUTE + "[upstream b]\ntargets = http://127.0.0.1:1\n[aggregate g]\npath = /g\ncall.x = b GET /x\n",
         ROUTE.replace("= a", "= s")
         + "[split s]\nupstreams = a 50%, b 50%\n[upstream b]\ntargets = http://127.0.0.1:1\n",
+        ROUTE
+        + "[defaults]\npolicies = concurrency c\n[concurrency c]\nlimit = 9\n[batch b]\npath = /b\npolicies = -c\n",
         ROUTE + "priority = 5\n[route all]\npath = /\nupstream = a\n",
         ROUTE + "[route all]\npath = /\nupstream = a\npriority = 5\nmethods = GET\n",
         ROUTE + "[route v]\npath = ~^/v[12]/.*\nupstream = a\n",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from apigw.gateway.effects.aggregates import aggregates
 from apigw.gateway.effects.paths import paths
-from apigw.gateway.effects.policies import listed_twice, logins, redirect_loops, unfilled
+from apigw.gateway.effects.policies import listed_twice, logins, redirect_loops, unfilled, waits_for_itself
 from apigw.gateway.effects.routes import methods, prefixes, redirects, rewrites, shadowed, too_large
 from apigw.gateway.effects.texts import texts
 from apigw.gateway.effects.unused import unused
@@ -34,5 +34,6 @@ EFFECTS = (
     unfilled,
     logins,
     redirect_loops,
+    waits_for_itself,
 )
 """All of them, for ``load``."""

@@ -35,6 +35,30 @@ def listed_twice(configuration: Configuration) -> Iterator[Problem]:
             yield configuration.problem(*section, "policies" if own else "auth", what, hint=hint, warning=True)
 
 
+def waits_for_itself(configuration: Configuration) -> Iterator[Problem]:
+    """A [batch] that holds a place of a ``concurrency`` limit, in which its own requests need places, too."""
+    batches = [
+        (name, item)
+        for name, settings in configuration.of("batch").items()
+        for item in configuration.policies_of(settings)
+        if item.kind == "concurrency"
+    ]
+    if not batches:
+        return
+    of_routes = {
+        item
+        for (kind, _), settings in answering(configuration)
+        if kind not in {"batch", "health"}
+        for item in configuration.policies_of(settings)
+        if item.kind == "concurrency"
+    }
+    for name, item in batches:
+        if item in of_routes:
+            what = f"each batch holds a place of `{item}` while its requests, whose routes list it, need places as well"
+            hint = f"did you mean policies = -{item.name or item.kind}?"
+            yield configuration.problem("batch", name, "policies", what, hint=hint, warning=True)
+
+
 _PLACE = re.compile(r"\{path\.([^{}]+)\}")
 
 
