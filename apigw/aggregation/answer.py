@@ -15,7 +15,7 @@ from apigw.aggregation.outcome import CANCELLED, FAILED, NOT_ASKED, OK, Outcome
 from apigw.aggregation.plan import Plan
 from apigw.aggregation.run import Run
 from apigw.aggregation.settings import AggregateSettings
-from apigw.exchange.cookies import make_private
+from apigw.exchange.cookies import give, make_private
 from apigw.exchange.errors import ClientFault, GatewayError, UpstreamFault
 from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.problem import problem
@@ -113,6 +113,7 @@ class Shaper:
         if any(name == b"Set-Cookie" for name, _ in pairs):
             headers = Headers(pairs)
             make_private(headers, session=False)
+            give(run.request, (), session=False)  # so that no policy around it makes it public again
             pairs = headers.pairs
         if self._settings.server_timing:
             pairs.append((b"Server-Timing", server_timing(self._plan.calls, outcomes)))

@@ -59,6 +59,10 @@ def configuration(origin: Origin, door: Origin) -> str:
         path = /all
         call.one = a GET /one
         call.two = plain GET /two
+        [aggregate all_public]
+        path = /all/public
+        policies = response_headers public
+        call.one = a GET /one
         [batch many]
         path = /batch
     """
@@ -116,10 +120,11 @@ async def test_aggregates_and_batches_too(tmp_path: Path) -> None:
     origin = await Origin([public()] * 9).start()
     door = await Origin([]).start()
     async with running(tmp_path, configuration(origin, door)) as gateway:
-        whole = await gateway.get("/all")
-        assert whole.status == 200
-        assert whole.value(b"set-cookie")
-        is_private(whole)
+        for path in ("/all", "/all/public"):
+            whole = await gateway.get(path)
+            assert whole.status == 200
+            assert whole.value(b"set-cookie")
+            is_private(whole)
         asked = json.dumps([{"path": "/sticky"}]).encode()
         batch = await gateway.get("/batch", ("Content-Type", "application/json"), method="POST", body=asked)
         assert batch.status == 200
