@@ -237,6 +237,8 @@ def host_pattern(text: str) -> HostPattern:
         name = valid_host((text[2:] if wildcard else text).encode("idna" if not text.isascii() else "ascii"))
     except (ClientFault, UnicodeError):
         raise ValueError(f"{text!r} is not a host: expected example.com or *.example.com") from None
+    if b"*" in name:
+        raise ValueError(f"{text!r} is not a host: expected example.com or *.example.com")
     if bare_host(name) != name.removesuffix(b"."):
         raise ValueError(f"{text!r} has a port: routes match on the name alone")
     return HostPattern(text, wildcard, b"." + bare_host(name) if wildcard else bare_host(name))
