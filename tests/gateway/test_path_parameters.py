@@ -201,3 +201,16 @@ async def batch(gateway: Gateway, path: str, asked: list[dict[str, str]]) -> lis
     )
     answers: list[dict[str, int]] = json.loads(response.body)
     return answers
+
+
+async def test_a_reload_changes_it_for_connections_that_are_there(tmp_path: Path, origin: Origin) -> None:
+    parts = (upstream(origin.port), route("/"))
+    async with running(tmp_path, refusing("match", *parts)) as gateway:
+        client = await gateway.connect()
+        client.send(request("/a;x"))
+        assert (await client.read_response()).status == 200
+        await gateway.reload(refusing("refuse", *parts))
+        client.send(request("/a;x"))
+        assert (await client.read_response()).status == 400
+        client.send(request("/a"))
+        assert (await client.read_response()).status == 200
