@@ -7,7 +7,6 @@ Not here: how any of these works (``apigw.upstream``, one file each); this is wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from random import Random
 from typing import Any
 
@@ -23,6 +22,7 @@ from apigw.gateway.catalogue import UpstreamSettings
 from apigw.gateway.environment import Shared
 from apigw.http.h1_heads import ResponseHeads
 from apigw.net.tls_client import ClientTLS
+from apigw.net.turns import turn
 from apigw.observability.health import ANSWERING
 from apigw.observability.instruments import HEDGES
 from apigw.upstream.authority import host_field, tls_name
@@ -408,8 +408,9 @@ class Upstream:
             timeout=self.settings.timeout.connect,
         )
 
-    def _ask_target(self, target: Target, method: str, path: str, timeout: float) -> Awaitable[TreqResponse]:
+    async def _ask_target(self, target: Target, method: str, path: str, timeout: float) -> TreqResponse:  # noqa: ASYNC109
         """A request to this target, past balancer, breaker, retries and counts."""
+        await turn()  # the checks of all upstreams begin at the same moment
         pool = self._checks.get(target)
         if pool is None:
             pool = self._checks[target] = self._pool(target, 0, self.settings.health.host or "")
@@ -418,7 +419,8 @@ class Upstream:
         cluster = Cluster(self.name, OneTarget(asked), self._shared.wheel, self._shared.later)
         client = UpstreamClient(self.name, Forward(cluster), clock=self._shared.clock)
         fields = {name: value.get_secret_value() for name, value in self.settings.health.headers.items()}
-        return client.request(method, path, headers=fields, timeout=timeout, unbuffered=True)
+        response: TreqResponse = await client.request(method, path, headers=fields, timeout=timeout, unbuffered=True)
+        return response
 
     def _dialler(self, target: Target, timeout: float, tls: ClientTLS | None) -> Dialler:
         return self._shared.dialling.dialler(

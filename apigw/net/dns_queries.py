@@ -19,12 +19,14 @@ import asyncio
 import secrets
 import socket
 import struct
+from collections import deque
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from twisted.names import dns
 
 from apigw.net.system_names import Server
+from apigw.net.turns import TURNS
 
 ROUNDS = (0.5, 1.0, 2.0, 4.0)
 """Seconds to wait for a server in each round; every server is asked once a round."""
@@ -85,8 +87,7 @@ class Queries:
     def __init__(self, servers: Iterable[Server] = ()) -> None:
         self.servers: tuple[Server, ...] = tuple(servers)
         self._ill: dict[Server, float] = {}
-        self._flying: dict[asyncio.Future[dns.Message], float] = {}
-        self._waiting: list[asyncio.Future[None]] = []
+        self._sockets = _Sockets()
         self._tcp = asyncio.Semaphore(MOST_TCP)
 
     async def ask(self, name: str, kind: int) -> Answer:
@@ -143,61 +144,143 @@ class Queries:
         return sorted(self.servers, key=lambda server: self._ill.get(server, 0.0) > now)
 
     async def _try(self, server: Server, name: str, kind: int, timeout: float) -> dns.Message:  # noqa: ASYNC109
-        number = secrets.randbits(16)
-        question = dns.Message(number, recDes=1)
-        question.addQuery(name.encode(), kind, dns.IN)
-        query = question.toStr()
-        family, _, _, _, address = socket.getaddrinfo(*server, flags=socket.AI_NUMERICHOST)[0]
-        message = await self._by_udp(family, address, query, (number, name, kind), timeout)
+        question = _Question(server, name, kind, timeout)
+        self._sockets.enter(question)
+        try:
+            message = await question.answer
+        finally:
+            question.close()
+            self._sockets.leave(question)
+        if isinstance(message, str):
+            raise OSError(message) if message else TimeoutError
         if message.trunc:
             async with asyncio.timeout(max(timeout, 1.0)), self._tcp:
-                message = await _by_tcp(family, address, query, (number, name, kind))
+                message = await question.by_tcp()
         return message
 
-    async def _by_udp(
-        self,
-        family: int,
-        address: Any,
-        query: bytes,
-        asked: tuple[int, str, int],
-        timeout: float,  # noqa: ASYNC109
-    ) -> dns.Message:
-        await self._turn()
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[dns.Message] = loop.create_future()
-        # One socket a question: its random port is what makes a forged answer unlikely (RFC 5452 9.2).
-        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
-            sock.connect(address)
-            sock.send(query)
-            self._flying[answer] = _now()
-            loop.add_reader(sock, _read, sock, asked, answer)
-            try:
-                async with asyncio.timeout(timeout):
-                    return await answer
-            finally:
-                loop.remove_reader(sock)
-                self._flying.pop(answer, None)
-                if self._waiting and not self._waiting[0].done():
-                    self._waiting.pop(0).set_result(None)
 
-    async def _turn(self) -> None:
-        """Wait until there may be another socket."""
-        while len(self._flying) >= MOST_SOCKETS:
-            oldest, since = next(iter(self._flying.items()))
-            left = since + PATIENCE - _now()
-            if left <= 0:
-                del self._flying[oldest]
-                if not oldest.done():
-                    oldest.set_exception(TimeoutError())
-                return
-            free: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(free)
-            try:
-                await asyncio.wait([free], timeout=left)
-            finally:
-                if not free.done():
-                    self._waiting.remove(free)
-                    free.cancel()
+class _Question:
+    """
+    One question to one server over UDP.
+
+    It has a socket of its own, whose random port is what makes a forged answer unlikely (RFC 5452 9.2).
+    """
+
+    __slots__ = ("_address", "_asked", "_family", "_loop", "_query", "_sock", "_timeout", "_timer", "answer", "server")
+
+    def __init__(self, server: Server, name: str, kind: int, timeout: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.server = server
+        self.answer: asyncio.Future[dns.Message | str] = self._loop.create_future()
+        self._asked = (secrets.randbits(16), name, kind)
+        self._timeout = timeout
+        self._sock: socket.socket | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._query = b""
+        self._family = 0
+        self._address: Any = None
+
+    def take_turn(self) -> None:
+        """Send it."""
+        if self.answer.done():
+            return
+        try:
+            self._send()
+        except OSError as error:
+            self.fail(str(error))
+
+    def _send(self) -> None:
+        number, name, kind = self._asked
+        question = dns.Message(number, recDes=1)
+        question.addQuery(name.encode(), kind, dns.IN)
+        self._query = question.toStr()
+        self._family, _, _, _, self._address = socket.getaddrinfo(*self.server, flags=socket.AI_NUMERICHOST)[0]
+        sock = self._sock = socket.socket(self._family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        sock.connect(self._address)
+        sock.send(self._query)
+        self._loop.add_reader(sock, self._read)
+        self._timer = self._loop.call_later(self._timeout, self.fail)
+
+    def _read(self) -> None:
+        """Take what arrived, as far as it is the answer to what was asked."""
+        assert self._sock is not None
+        try:
+            message = _decoded(self._sock.recv(65535), self._asked)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.fail(str(error))
+            return
+        if message is not None and not self.answer.done():
+            self.answer.set_result(message)
+
+    def fail(self, why: str = "") -> None:
+        """There is no answer; without a reason, not in time."""
+        if not self.answer.done():
+            self.answer.set_result(why)  # an exception would refer to those who wait for it, and they to it
+
+    def abort(self) -> None:
+        """Its turn failed."""
+        self.fail("a defect of the gateway")
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.answer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._sock is not None:
+            self._loop.remove_reader(self._sock)
+            self._sock.close()
+            self._sock = None
+
+    async def by_tcp(self) -> dns.Message:
+        """The same over TCP."""
+        return await _by_tcp(self._family, self._address, self._query, self._asked)
+
+
+class _Sockets:
+    """Which questions have a socket, in the order in which they got it, and which wait for one."""
+
+    def __init__(self) -> None:
+        self.used: dict[_Question, float] = {}
+        self._waiting: deque[_Question] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def enter(self, question: _Question) -> None:
+        """Send it, now or when there is a socket for it."""
+        if len(self.used) < MOST_SOCKETS and not self._waiting:
+            self._use(question)
+        else:
+            self._waiting.append(question)
+            self._watch()
+
+    def leave(self, question: _Question) -> None:
+        """It is over."""
+        if self.used.pop(question, None) is None and question in self._waiting:
+            self._waiting.remove(question)
+        while self._waiting and len(self.used) < MOST_SOCKETS:
+            self._use(self._waiting.popleft())
+
+    def _use(self, question: _Question) -> None:
+        self.used[question] = _now()
+        TURNS.wait(question)  # hundreds at once must not hold up the loop
+
+    def _watch(self) -> None:
+        """Come back when the oldest must give way."""
+        if self._timer is None and self._waiting:
+            since = next(iter(self.used.values()))
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, since + PATIENCE - _now()), self._give_way)
+
+    def _give_way(self) -> None:
+        self._timer = None
+        late = _now() - PATIENCE
+        for oldest, since in list(self.used.items())[: len(self._waiting)]:
+            if since > late:
+                break
+            del self.used[oldest]
+            oldest.fail()
+            self._use(self._waiting.popleft())
+        self._watch()
 
 
 _RCODES = {
@@ -210,21 +293,6 @@ _RCODES = {
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _read(sock: socket.socket, asked: tuple[int, str, int], answer: asyncio.Future[dns.Message]) -> None:
-    """Take what arrived, as far as it is the answer to what was asked."""
-    if answer.done():
-        return
-    try:
-        message = _decoded(sock.recv(65535), asked)
-    except BlockingIOError:
-        return
-    except OSError as error:
-        answer.set_exception(error)
-        return
-    if message is not None:
-        answer.set_result(message)
 
 
 def _decoded(data: bytes, asked: tuple[int, str, int]) -> dns.Message | None:

@@ -210,21 +210,21 @@ class Resolver:
         """
         system = self._system.get()
         self.queries.servers = self.servers or system.servers
-        failed: Unanswered | None = None
+        failed = ""
         none: Answer | None = None
         for place, candidate in enumerate(candidates(name, system)):
             try:
                 answer = await self.queries.ask(candidate, kind)
             except Unanswered as error:
-                failed = failed or error
+                failed = failed or str(error)
                 if known >= 0 or error.silent:
                     break
                 continue
             if answer.records:
                 return place, answer
             none = none or answer
-        if failed is not None or none is None:
-            raise failed or Unanswered("it is no name")
+        if failed or none is None:
+            raise Unanswered(failed or "it is no name")
         return -1, none
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final, Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 log = Logger()
@@ -76,3 +77,24 @@ class Turns:
 
 TURNS: Final = Turns()
 """Those of this process's loop."""
+
+
+class _Later:
+    """Work of a coroutine that waits for its turn."""
+
+    def __init__(self) -> None:
+        self.reached: Deferred[None] = Deferred()
+
+    def take_turn(self) -> None:
+        if not self.reached.called:
+            self.reached.callback(None)
+
+    def abort(self) -> None:
+        """What failed tells those who wait for the coroutine."""
+
+
+def turn() -> Deferred[None]:
+    """Await it before work that many may begin at the same moment, so that all of it isn't done in one turn."""
+    later = _Later()
+    TURNS.wait(later)
+    return later.reached

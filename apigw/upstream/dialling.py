@@ -291,8 +291,10 @@ class _Dial:
         self._over = True
         self._timer.cancel()
         self._stop_finding()
+        self._stop_finding = _nothing
         if self._connecting is not None:
             self._connecting.cancel()
+            self._connecting = None
 
 
 def _nothing() -> None:

@@ -34,6 +34,7 @@ from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from apigw.config.regex import Regex
 from apigw.upstream.settings import HealthSettings, OutlierSettings
@@ -303,8 +304,18 @@ class _Watched:
         check = self._check = Deferred.fromCoroutine(prober.check(self.target))
         # The client has its own time-outs; this one also holds for a body that never ends.
         check.addTimeout(prober.health.timeout, prober._reactor)
-        check.addCallbacks(self._ended, lambda failure: self._ended(self._silence(failure.value)))
+        check.addCallbacks(self._ended, self._failed)
         check.addErrback(lambda failure: log.failure("a health check failed to be judged", failure))
+
+    def _failed(self, failure: Failure) -> None:
+        error = failure.value
+        assert error is not None
+        verdict = self._silence(error)
+        # Its frames refer to it: without this, thousands of them wait for the collector, which stops the loop.
+        failure.cleanFailure()
+        while error is not None:
+            error.__traceback__, error = None, error.__context__
+        self._ended(verdict)
 
     def _ended(self, verdict: Verdict) -> None:
         self._check = None

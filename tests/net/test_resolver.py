@@ -171,7 +171,7 @@ async def test_a_name_that_nobody_answers_for_holds_up_no_other(
     began = time.monotonic()
     assert await names.find("x.y.test", "ipv4") == ["10.0.0.1"]
     assert time.monotonic() - began < 0.45  # less than one time-out
-    assert len(names.resolver.queries._flying) <= 4
+    assert len(names.resolver.queries._sockets.used) <= 4
 
 
 async def test_search_domains_are_tried_as_resolv_conf_says(names: Names, server: NameServer) -> None:

@@ -22,6 +22,9 @@ log = Logger()
 
 REPEATED = 600.0
 """Seconds after which a failure that goes on is logged again."""
+FIRST_LOOKS = 1.0
+"""Seconds between two looks of a source that has not had an answer yet: its upstream can do nothing without."""
+
 LONGEST_LOOK = 30.0
 """Seconds: a look that takes longer has failed."""
 
@@ -118,7 +121,7 @@ class Source:
                 error=_why(failure.value),
                 count=len(self.last),
             )
-        self._wait(self.interval)
+        self._wait(self.interval if self.last else min(self.interval, FIRST_LOOKS))
 
     def _wait(self, seconds: float) -> None:
         self._timer = self._reactor.callLater(seconds, self._look)
