@@ -29,6 +29,7 @@ from apigw.exchange.request import Request
 from apigw.exchange.responder import Done, drive, failed
 from apigw.exchange.response import Response
 from apigw.http.fields import HOP_BY_HOP
+from apigw.net.turns import LARGEST_READ
 
 
 class Mounted(Site):
@@ -161,12 +162,15 @@ class _Channel:
         if self._pulling:
             return
         self._pulling = True
+        begun = self._body.received if self._body is not None else 0
         try:
             while self._producer is not None and not self._streaming and not self._paused:
                 before = self._body.received if self._body is not None else 0
                 self._producer.resumeProducing()
-                if self._producer is not None and (self._body is None or self._body.received == before):
-                    asyncio.get_running_loop().call_soon(self._pull)  # it has nothing yet: let others go first
+                received = self._body.received if self._body is not None else 0
+                if self._producer is not None and (received == before or received >= begun + LARGEST_READ):
+                    # It has nothing yet, or has had its part of this turn: let others go first.
+                    asyncio.get_running_loop().call_soon(self._pull)
                     return
         finally:
             self._pulling = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import warnings
 from pathlib import Path as Folder
 from typing import Any
@@ -14,6 +15,7 @@ from zope.interface import implementer
 
 from apigw.downstream.site import Limits
 from apigw.downstream.twisted_web import Mounted
+from apigw.net.turns import LARGEST_READ
 from tests.wire.memory import Path
 from tests.wire.messages import complete, values
 from tests.wire.requests import chunked, get, post
@@ -32,6 +34,12 @@ def only(path: Path, *, head: bool = False) -> tuple[bytes, bytes]:
     assert rest == b""
     start, _, content = response.partition(b"\r\n\r\n")
     return start, content
+
+
+async def turns() -> None:
+    """Let the loop turn: a large file is sent a part a turn."""
+    for _ in range(20):
+        await asyncio.sleep(0)
 
 
 class Echo(Resource):
@@ -112,7 +120,7 @@ def test_a_resource_that_raises() -> None:
     assert b"secret" not in content
 
 
-def test_files_small_and_large_and_a_part_of_one(tmp_path: Folder) -> None:
+async def test_files_small_and_large_and_a_part_of_one(tmp_path: Folder) -> None:
     large = bytes(range(256)) * 4096  # 1 MiB: far more than may wait anywhere
     (tmp_path / "small").write_bytes(b"hello")
     (tmp_path / "large").write_bytes(large)
@@ -120,8 +128,10 @@ def test_files_small_and_large_and_a_part_of_one(tmp_path: Folder) -> None:
     path.client.send(get(line=b"GET /files/small HTTP/1.1"))
     assert only(path)[1] == b"hello"
     path.client.send(get(line=b"GET /files/large HTTP/1.1"))
+    await turns()
     assert only(path)[1] == large
     path.client.send(get(b"Range: bytes=3-600000", line=b"GET /files/large HTTP/1.1"))
+    await turns()
     start, content = only(path)
     assert start.startswith(b"HTTP/1.1 206 ")
     assert content == large[3:600001]
@@ -134,7 +144,7 @@ def test_files_small_and_large_and_a_part_of_one(tmp_path: Folder) -> None:
     assert not path.client.is_closing()
 
 
-def test_a_large_file_waits_for_a_slow_client(tmp_path: Folder) -> None:
+async def test_a_large_file_waits_for_a_slow_client(tmp_path: Folder) -> None:
     large = b"x" * 1_000_000
     (tmp_path / "large").write_bytes(large)
     path = mounted(File(str(tmp_path)))
@@ -143,6 +153,7 @@ def test_a_large_file_waits_for_a_slow_client(tmp_path: Folder) -> None:
     path.client.send(get(line=b"GET /files/large HTTP/1.1"))
     assert len(resource_reads.received) < 300_000
     path.client.protocol.resume_writing()
+    await turns()
     assert only(path)[1] == large
 
 
@@ -251,3 +262,19 @@ def test_a_resource_that_breaks_off() -> None:
     assert stream.request.transport is not None
     stream.request.transport.loseConnection()
     assert path.client.aborted
+
+
+async def test_a_large_file_is_sent_a_part_a_turn_of_the_loop(tmp_path: Folder) -> None:
+    (tmp_path / "large").write_bytes(b"x" * 1_000_000)
+    path = mounted(File(str(tmp_path)))
+    path.client.send(get(line=b"GET /files/large HTTP/1.1"))
+    assert LARGEST_READ <= len(path.client.received) < 2 * LARGEST_READ
+    before = len(path.client.received)
+    turns = 0
+    while len(path.client.received) < 1_000_000:
+        await asyncio.sleep(0)
+        turns += 1
+        assert len(path.client.received) - before < 2 * LARGEST_READ
+        before = len(path.client.received)
+    assert turns >= 2
+    assert only(path)[1] == b"x" * 1_000_000
