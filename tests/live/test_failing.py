@@ -1,16 +1,21 @@
 """
-Targets that die, hang and fail, as processes, under load: short versions of ``bench.outage``, ``bench.failing`` and
-``bench.soak``, whose figures are those of docs/upstreams.md.
+Targets that die, hang and fail, as processes, under load: short versions of ``bench.outage``, ``bench.failing``,
+``bench.mixed_faults`` and ``bench.soak``, whose figures are those of docs/upstreams.md.
 """
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bench.failing import opened, spent
+from bench.gateways import Place
+from bench.mixed_faults import PROTECTIONS, ask, faulty_origin, protected
 from bench.outage import OPTIONS, Story, outage
+from bench.processes import LOAD_CORE, Process, free_port, wait_for_port
 from bench.soak import soak
 
 SHORT = Story(killed=1.0, frozen=2.0, back=5.0, judged=3.0, end=9.5)
@@ -27,6 +32,21 @@ async def test_one_target_is_killed_another_hangs_and_both_return(tmp_path: Path
     assert seen.failed <= seen.requests / 1000
     assert seen.late_failures == 0
     assert seen.spread == pytest.approx([sum(seen.spread) / 3] * 3, rel=0.3)
+
+
+async def test_good_requests_survive_bad_paths_and_dying_targets(tmp_path: Path) -> None:
+    place = Place(tmp_path, free_port(), free_port(), free_port())
+    chosen = [PROTECTIONS[name] for name in ("health", "breaker", "retry", "hedge")]
+    origin, gateway = faulty_origin(replace(place, port=place.origin)), protected(*chosen)(place)
+    (tmp_path / "gw.ini").write_text(gateway.files["gw.ini"])
+    with ExitStack() as stack:
+        for name, setup, port in (("origin", origin, place.origin), ("gateway", gateway, place.port)):
+            process = Process(name, setup.command, core=LOAD_CORE, folder=tmp_path, env=setup.env)
+            stack.callback(process.stop)
+            wait_for_port(process, port)
+        seen = await ask(place.port, 8.5)
+    assert seen.good > 100
+    assert seen.failures.total() <= seen.good / 1000 + 1, seen.failures
 
 
 async def test_behind_open_circuits_the_service_sees_probes_only_and_clients_the_fallback(tmp_path: Path) -> None:
