@@ -69,12 +69,12 @@ class ServiceViews:
         service = self._service
         configuration = service.generation.configuration
         with beside_requests():
-            document = await in_daemon(lambda: read(configuration.path, os.environ), "apigw configuration status")
+            digest = await in_daemon(lambda: _digest(configuration.path), "apigw configuration status")
         error = service.last_error
         return {
             "file": configuration.path,
             "running_hash": configuration.digest,
-            "disk_hash": document.digest if document.files else None,
+            "disk_hash": digest,
             "applied_at": _time(service.applied_at),
             "last_error": None if error is None else {"at": _time(error[0]), "problems": error[1]},
         }
@@ -179,6 +179,14 @@ class AdminListening:
             if not shared:
                 remove_path(self.socket)
             self.socket.close()
+
+
+def _digest(path: str) -> str | None:
+    """Of the configuration on disk. What was read is let go of in pieces: all of it at once would hold the loop."""
+    document = read(path, os.environ)
+    while document.sections:
+        document.sections.popitem()
+    return document.digest if document.files else None
 
 
 def _routes(generation: Generation) -> Generator[None, None, list[Mapping[str, Any]]]:
