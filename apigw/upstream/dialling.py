@@ -33,6 +33,12 @@ log = Logger()
 SAID_AGAIN = 60.0
 """Seconds after which the log says again that a target's TLS fails as it did."""
 
+MOST_SAID = 1000
+"""Targets of which the last such line is remembered."""
+
+_SAID: dict[str, tuple[str, float]] = {}
+"""What was logged of a target, and when it may be again: clients' requests and checks dial it apart from each other."""
+
 BAD_FOR = 30.0
 """Seconds in which an address that failed is tried after the others of its name."""
 
@@ -105,7 +111,6 @@ class Dialler:
         self.named = path is None and self.literal is None
         self._turn = 0
         self._bad: dict[str, float] = {}
-        self._said: tuple[str, float] = ("", 0.0)
 
     def __call__(
         self, make: Callable[[], P], connected: Callable[[P], None], failed: Callable[[GatewayError], None]
@@ -148,9 +153,12 @@ class Dialler:
 
     def complain(self, failure: TLSFailure, now: float) -> None:
         """Clients are told only that TLS failed; why is the operator's business."""
-        if failure.detail != self._said[0] or now >= self._said[1] + SAID_AGAIN:
-            self._said = (failure.detail, now)
-            where = self.path or f"{self.host}:{self.port}"
+        where = self.path or f"{self.host}:{self.port}"
+        detail, again = _SAID.get(where, ("", 0.0))
+        if failure.detail != detail or now >= again:
+            if len(_SAID) >= MOST_SAID:
+                _SAID.clear()
+            _SAID[where] = failure.detail, now + SAID_AGAIN
             log.warn(
                 "TLS with {where} failed: {reason}: {detail}", where=where, reason=failure.reason, detail=failure.detail
             )
