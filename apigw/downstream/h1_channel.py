@@ -193,7 +193,7 @@ class H1Channel(ResponseWriter):
             if now >= until:
                 self._cut(transport)
                 return 0.0
-            return until
+            return min(until, now + DRAIN_GRACE) if self.site.draining else until
         if self._linger:
             if now >= self._linger:
                 transport.abort()
@@ -217,8 +217,11 @@ class H1Channel(ResponseWriter):
         Close between two requests; False if the client has sent something that the loop did not come to yet.
 
         The FIN goes out at once: ``close()`` waits for all that the loop has to do before, and a request that comes in
-        that time would be answered by a reset.
+        that time would be answered by a reset. Not if a part of the last answer is still to be sent: ``close()`` sends
+        it, and ``check`` ends that if the client does not read.
         """
+        if self._pause_reasons & TURN:
+            return False
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.fileno() >= 0:
             with socket.socket(fileno=os.dup(sock.fileno())) as ours:
@@ -226,7 +229,7 @@ class H1Channel(ResponseWriter):
                 poll.register(ours, select.POLLIN)
                 if poll.poll(0):
                     return False
-                if self.site.scheme == b"http":  # TLS says goodbye before
+                if self.site.scheme == b"http" and not transport.get_write_buffer_size():  # TLS says goodbye before
                     with suppress(OSError):
                         ours.shutdown(socket.SHUT_WR)
         transport.close()
@@ -238,11 +241,15 @@ class H1Channel(ResponseWriter):
     def idle_since(self) -> float:
         """Since when it waits for a request, or for a head that takes more than a moment; 0.0 if it does not."""
         transport = self._transport
-        if self._request is not None or self._linger or self._write_paused or transport is None:
+        if self._request is not None or self._linger or transport is None or self._at_work(transport):
             return 0.0
         if self._head_since > self.site.clock() - SLOW_HEAD or transport.is_closing():
             return 0.0
         return self._head_since or self._activity
+
+    def _at_work(self, transport: asyncio.Transport) -> bool:
+        """Whether there are requests that wait for their turn, or answers that the client has not received."""
+        return bool(self._pause_reasons & TURN or self._write_paused or transport.get_write_buffer_size())
 
     def close_idle(self) -> bool:
         """Close it if it is idle; whether it was."""
@@ -262,7 +269,8 @@ class H1Channel(ResponseWriter):
             self._close = True
         elif not self._linger and not self._head_since:
             until = self._activity + DRAIN_GRACE
-            if self.site.clock() < until or not self._close_idle(self._transport):
+            busy = self.site.clock() < until or self._at_work(self._transport)
+            if busy or not self._close_idle(self._transport):
                 self.site.wheel.watch(self, until)
 
     def abort(self) -> None:

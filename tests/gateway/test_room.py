@@ -190,3 +190,53 @@ async def test_a_route_may_want_another_rate_than_the_listener(
         assert gateway.logged()[-1]["reason"] == "body_too_slow"
         slow.send(b"67890")
         assert (await slow.read_response()).status == 200
+
+
+async def unsent_answer(gateway: Gateway, page: bytes) -> tuple[RawClient, bytes]:
+    """A client that does not read, after as many requests as it takes to leave a part of an answer unsent."""
+    client = await gateway.connect()
+    client.transport.pause_reading()
+    answered = 0
+    (channel,) = gateway.service.listening["public"].site.connections
+    assert channel._transport is not None
+    while not channel._transport.get_write_buffer_size():
+        client.send(GET)
+        answered += 1
+        while len(gateway.logged()) < answered:
+            await asyncio.sleep(0.001)
+    assert not channel._write_paused
+    return client, page * answered
+
+
+PAGE = b"x" * 60_000
+RESPOND = "[route a]\npath = /\npolicies = respond\nupstream = a\n[respond]\nfile = page.txt\n"
+
+
+async def test_a_client_that_has_not_received_its_answer_is_not_idle(tmp_path: Path, origin: Origin) -> None:
+    (tmp_path / "page.txt").write_bytes(PAGE)
+    async with running(tmp_path, upstream(origin.port) + RESPOND) as gateway:
+        client, expected = await unsent_answer(gateway, PAGE)
+        gateway.service.shared.room.most = 1
+        gateway.service.shared.room._left = 0
+        refused = await gateway.connect()
+        refused.send(GET)
+        assert (await refused.read_response()).status == 503
+        client.transport.resume_reading()
+        for _ in range(len(expected) // len(PAGE)):
+            assert (await client.read_response()).body == PAGE
+
+
+async def test_draining_sends_answers_to_their_end(
+    tmp_path: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apigw.downstream.h1_channel.DRAIN_GRACE", 0.0)
+    (tmp_path / "page.txt").write_bytes(PAGE)
+    async with running(tmp_path, upstream(origin.port) + RESPOND) as gateway:
+        client, expected = await unsent_answer(gateway, PAGE)
+        stopped = gateway.service.stopService()
+        await asyncio.sleep(0.15)
+        client.transport.resume_reading()
+        for _ in range(len(expected) // len(PAGE)):
+            assert (await client.read_response()).body == PAGE
+        await client.until_closed()
+        await stopped
