@@ -159,7 +159,7 @@ class Listening:
         for group in (self._tls_server, self._proxy_rules):
             for waiting in group.waiting if group is not None else ():
                 if now - waiting.since >= SLOW:
-                    yield now, waiting.give_way
+                    yield waiting.since, waiting.give_way
 
     def _handshake_failed(self, failure: HandshakeFailure) -> None:
         reasons = self.handshake_failures

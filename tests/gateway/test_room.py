@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -197,8 +198,7 @@ async def unsent_answer(gateway: Gateway, page: bytes) -> tuple[RawClient, bytes
     client = await gateway.connect()
     client.transport.pause_reading()
     answered = 0
-    (channel,) = gateway.service.listening["public"].site.connections
-    assert channel._transport is not None
+    channel: Any = next(iter(gateway.service.listening["public"].site.connections))
     while not channel._transport.get_write_buffer_size():
         client.send(GET)
         answered += 1
