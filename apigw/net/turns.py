@@ -55,8 +55,8 @@ class Turns:
 
     def _schedule(self) -> None:
         if not self._scheduled:
-            self._scheduled = True
             (self._soon or asyncio.get_running_loop().call_soon)(self._run)
+            self._scheduled = True
 
     def _run(self) -> None:
         self._scheduled = False

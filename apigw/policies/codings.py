@@ -30,8 +30,14 @@ MOST_RATIO = 100
 _RATIO_COUNTS_FROM = 1 << 20
 """Bytes of output below which nobody minds the ratio: a short run of zeros is no attack."""
 
+SLICE = 16 * 1024
+"""Bytes that a decoder takes at a time: the ratio counts what was taken, and gzip copies what it leaves."""
+
 _ZSTD_SLICE = 128
 """Bytes of zstd that are decoded at a time: 4 of them can stand for 128 KiB, and its decoder knows no limit."""
+
+_ZSTD_LEAST = 8
+"""The same behind a slice that became more than ``PIECE``."""
 
 _ZSTD_WINDOW = 8 << 20
 """The largest window that RFC 8878 wants decoders to take."""
@@ -188,6 +194,7 @@ class Decoder:
         self._ratio = ratio
         self._in = 0
         self._out = 0
+        self._slice = _ZSTD_SLICE
         self._at_work = self._new()
 
     def _new(self) -> Any:
@@ -203,20 +210,21 @@ class Decoder:
 
     def decode(self, data: bytes) -> Iterator[bytes]:
         """
-        What ``data`` adds.
+        What ``data`` adds, in short steps. A step may add nothing.
 
         :raises CodingError: when it is not decodable.
         """
-        self._in += len(data)
         pieces = {b"br": self._brotli, b"zstd": self._zstd}.get(self._coding, self._zlib)
         try:
-            for piece in pieces(data):
-                self._out += len(piece)
-                if self._out > self._limit:
-                    raise Bomb(f"it becomes more than {self._limit} bytes")
-                if self._ratio and self._out > _RATIO_COUNTS_FROM and self._out > self._ratio * self._in:
-                    raise Bomb(f"it becomes more than {self._ratio} times as long")
-                if piece:
+            for at in range(0, len(data), SLICE):
+                taken = data[at : at + SLICE]
+                self._in += len(taken)
+                for piece in pieces(taken):
+                    self._out += len(piece)
+                    if self._out > self._limit:
+                        raise Bomb(f"it becomes more than {self._limit} bytes")
+                    if self._ratio and self._out > _RATIO_COUNTS_FROM and self._out > self._ratio * self._in:
+                        raise Bomb(f"it becomes more than {self._ratio} times as long")
                     yield piece
         except _BROKEN as error:
             raise CodingError(f"this is not {self._coding.decode()}") from error
@@ -232,10 +240,13 @@ class Decoder:
             raise CodingError(f"this {self._coding.decode()} breaks off")
 
     def _zlib(self, data: bytes) -> Iterator[bytes]:
-        while data:
+        full = False
+        while data or full:
             if self._at_work.eof:  # several gzip members are one content (RFC 1952 2.2)
                 self._at_work = self._new()
-            yield self._at_work.decompress(data, PIECE)
+            piece = self._at_work.decompress(data, PIECE)
+            yield piece
+            full = len(piece) == PIECE and not self._at_work.eof  # all input may be taken, and more still come out
             data = self._at_work.unused_data if self._at_work.eof else self._at_work.unconsumed_tail
             if self._at_work.eof and data and self._coding == b"deflate":
                 raise CodingError("something follows the end of what is deflated")
@@ -253,7 +264,8 @@ class Decoder:
         while at < len(data):
             if self._at_work.eof:  # several frames are one content (RFC 8878 3)
                 self._at_work = self._new()
-            given = data[at : at + _ZSTD_SLICE]
+            given = data[at : at + self._slice]
             made = self._at_work.decompress(given)
             at += len(given) - (len(self._at_work.unused_data) if self._at_work.eof else 0)
+            self._slice = _ZSTD_LEAST if len(made) > PIECE else _ZSTD_SLICE
             yield made
