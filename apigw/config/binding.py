@@ -47,18 +47,23 @@ def bind(section: Section, settings: type[Settings], elsewhere: Mapping[str, str
     bound = Bound(None)
     tree: dict[str, Any] = {}
     placed: dict[tuple[str, ...], Option] = {}
+    gone = False
     for option in section.options.values():
+        gone = gone or option.broken
         found = find(settings, option.name)
         if found is None:
             bound.problems.append(_unknown(section, option, settings, elsewhere))
             continue
         _, steps = found
         placed[steps] = option
-        if not option.broken:
+        if option.broken:
+            continue
+        if len(steps) == 1:
+            tree[steps[0]] = option.value
+        else:
             _put(tree, steps, option.value)
     with noting() as bound.references:
         made, errors = _made(settings, tree)
-    gone = any(option.broken for option in section.options.values())
     if not (errors or gone or bound.problems):
         bound.settings = made
         return bound

@@ -77,7 +77,8 @@ def _loaded(
             continue
         bound = bind(section, settings, elsewhere)
         # Of a kind that is only probably meant, what is missing is not told.
-        problems += [each for each in bound.problems if kind in kinds or (each.file, each.line) != section.place]
+        if bound.problems:
+            problems += [each for each in bound.problems if kind in kinds or (each.file, each.line) != section.place]
         references += [(section, reference) for reference in bound.references]
         if kind in kinds and document.sections[kind, section.name] is section:
             if bound.settings is not None:

@@ -99,6 +99,7 @@ def allowed(settings: type[Settings]) -> dict[str, Allowed]:
     return {each.name: each for each in _walk(settings, (), ())}
 
 
+@functools.lru_cache(maxsize=4096)  # many sections have the same options
 def find(settings: type[Settings], name: str) -> tuple[Allowed, tuple[str, ...]] | None:
     """Find the option of that name and the way to its value, or None."""
     options = allowed(settings)

@@ -92,7 +92,7 @@ class Text(str):
     @classmethod
     def of(cls, lines: Iterable[Line], place: Place) -> Text:
         """Make the text of a whole value; its lines are joined by line ends, empty ones left out."""
-        kept = tuple(line for line in lines if line.text.strip(BLANK))
+        kept = tuple([line for line in lines if line.text.strip(BLANK)])
         if len(kept) == 1:
             text = _cut(kept[0], 0, len(kept[0].text))
             text.lines = kept
@@ -129,7 +129,13 @@ class Text(str):
         found = []
         for line in self.lines:
             cuts = [-1, *line.commas, len(line.text)]
-            pieces = [_cut(line, start + 1, end) for start, end in pairwise(cuts)]
+            if line.quoted or line.inserted:
+                pieces = [_cut(line, start + 1, end) for start, end in pairwise(cuts)]
+            else:
+                pieces = [
+                    _plain(_line((line.text[start + 1 : end].strip(BLANK), line.place, (), (), ())))
+                    for start, end in pairwise(cuts)
+                ]
             if len(pieces) > 1 and not pieces[-1].raw:  # a comma at a line's end separates from the next line
                 del pieces[-1]
             for piece in pieces:
@@ -156,6 +162,15 @@ def written(text: str, place: Place = NOWHERE) -> Text:
     return Text.of([scan(line, place, comments=False) for line in text.split("\n")], place)
 
 
+def _plain(line: Line) -> Text:
+    """The text of a whole line without quotes, substitutions, and white space around it."""
+    text = Text(line.text)
+    text.place = line.place
+    text.raw = text.shown = line.text
+    text.lines = (line,)
+    return text
+
+
 def _cut(line: Line, start: int, end: int) -> Text:
     raw = line.text[start:end]
     if line.commas or line.inserted or line.quoted:
@@ -163,12 +178,10 @@ def _cut(line: Line, start: int, end: int) -> Text:
     raw = raw.strip(BLANK)
     end = start + len(raw)
     if not (line.inserted or line.quoted):
-        text = Text(raw)
-        text.place = line.place
-        text.raw = text.shown = raw
+        if len(raw) == len(line.text):
+            return _plain(line)
         commas = tuple([comma - start for comma in line.commas if start <= comma < end]) if line.commas else ()
-        text.lines = (_line((raw, line.place, commas, (), ())),)
-        return text
+        return _plain(_line((raw, line.place, commas, (), ())))
     inserted = [span for span in line.inserted if span[0] < end and span[1] > start]
     inner = (start, end) in line.quoted
     value, shown, at = "", "", start
@@ -207,6 +220,7 @@ def scan(source: str, place: Place, substitute: Callable[[str], str] | None = No
     :raises Wrong: if a ``${`` has no ``}``; and what ``substitute`` raises.
     """
     if _SYNTAX.search(source) is None:
+        source = source.strip(BLANK)
         found_commas = tuple([found.start() for found in re.finditer(",", source)]) if "," in source else ()
         return _line((source, place, found_commas, (), ()))
     out: list[str] = []

@@ -63,7 +63,7 @@ class Form:
         if not isinstance(value, str):
             return value
         try:
-            return self.parse(written(value))
+            return self.parse(value if isinstance(value, Text) else written(value))
         except Wrong as wrong:
             wrong.expected = wrong.expected or self.words
             raise

@@ -75,7 +75,7 @@ def _files(values: Mapping[str, Any]) -> Iterator[Path]:
     for value in values.values():
         if isinstance(value, Path):
             yield value
-        elif isinstance(value, Mapping):
+        elif value and isinstance(value, dict):
             yield from _files(value)
 
 
@@ -217,5 +217,5 @@ class _Maker:
             raise UnusablePolicy((kind, name), str(error)) from error
         if former is not None and hasattr(made, "take_over"):
             made.take_over(former.policy)
-        files = {*_files(dict(settings)), *getattr(made, "files", ())}
+        files = {*_files(vars(settings)), *getattr(made, "files", ())}
         return BuiltPolicy(settings, made, layer(made, settings, environment), _states(files))
