@@ -54,6 +54,10 @@ WARNINGS = {
     "path = ~^/api": (route("path = ~^/api"), "did you mean ~^/api.*?"),
     r"path = ~\.php$": (route(r"path = ~\.php$"), r"did you mean ~.*\.php$?"),
     # routes
+    "header.X-A = ^foo$": (route("path = /", "header.X-A = ^foo$"), "did you mean ~^foo$?"),
+    "header.User-Agent = curl/*": (route("path = /", "header.User-Agent = curl/*"), "did you mean ~curl/.*?"),
+    "header.X-A = *.example": (route("path = /", "header.X-A = *.example"), r"did you mean ~.*\.example?"),
+    "query.v = [0-9]+": (route("path = /", "query.v = [0-9]+"), "did you mean ~[0-9]+?"),
     "methods = GETT": (route("path = /", "methods = GETT, POST"), "did you mean GET?"),
     "shadowed": (ROUTE + "[route all]\npath = /\nupstream = a\npriority = 5\n", "no request comes here"),
     "shadowed expression": (ROUTE + "[route v]\npath = ~^/api/v[12]/.*\nupstream = a\n", "did you mean priority = 1?"),
@@ -125,6 +129,7 @@ UPSTREAMS = {
     "retry.backoff = 1s": "retry.max_backoff cuts this to 250ms",
     "pool.max_connections = 10\npool.max_idle = 20": "pool.max_connections is lower",
     "sticky.cookie = at\nsticky.secret = x\nsticky.secure = no\nsticky.same_site = none": "browsers refuse",
+    "hedge.after = 2m": "timeout.response ends each request after 1m already",
     "health.interval = 2s": "did you mean health.path",
     "hedge.methods = GET": "did you mean hedge.after",
     "retry.attempts = 1\nretry.on = connect": "did you mean retry.attempts",
@@ -215,6 +220,9 @@ def test_paths_that_are_meant_are_not_told(tmp_path: Path, path: str) -> None:
         + "[split s]\nupstreams = a 50%, b 50%\n[upstream b]\ntargets = http://127.0.0.1:1\n",
         ROUTE
         + "[defaults]\npolicies = concurrency c\n[concurrency c]\nlimit = 9\n[batch b]\npath = /b\npolicies = -c\n",
+        route(
+            "path = /", "header.Accept = */*", "header.X-A = a^b", "header.X-B = ~^a.*", "query.q = *", "query.a = C++"
+        ),
         ROUTE + "priority = 5\n[route all]\npath = /\nupstream = a\n",
         ROUTE + "[route all]\npath = /\nupstream = a\npriority = 5\nmethods = GET\n",
         ROUTE + "[route v]\npath = ~^/v[12]/.*\nupstream = a\n",

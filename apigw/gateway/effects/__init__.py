@@ -11,7 +11,7 @@ Not here: mistakes, with which nothing starts (``apigw.gateway.checks``).
 from __future__ import annotations
 
 from apigw.gateway.effects.aggregates import aggregates
-from apigw.gateway.effects.paths import paths
+from apigw.gateway.effects.paths import conditions, paths
 from apigw.gateway.effects.policies import listed_twice, logins, redirect_loops, unfilled, waits_for_itself
 from apigw.gateway.effects.routes import methods, prefixes, redirects, rewrites, shadowed, too_large
 from apigw.gateway.effects.texts import texts
@@ -20,6 +20,7 @@ from apigw.gateway.effects.upstreams import upstreams
 
 EFFECTS = (
     paths,
+    conditions,
     shadowed,
     prefixes,
     rewrites,

@@ -86,6 +86,32 @@ def paths(configuration: Configuration) -> Iterator[Problem]:
             yield configuration.problem(kind, name, "path", what, hint=f"did you mean {guess}?", warning=True)
 
 
+_WILDCARDS = re.compile(r"\*?[\w./ -]+\*?")
+_SIGNS = re.compile(r"\^|.*(?:\.[*+]|\\[dDwWsSbB]|\][*+{])", re.DOTALL)
+
+
+def conditions(configuration: Configuration) -> Iterator[Problem]:
+    """Conditions on fields and parameters that look like patterns, and are compared as they stand."""
+    for name, settings in configuration.of("route").items():
+        for group in ("header", "query"):
+            for key, value in getattr(settings, group).items():
+                guess = _pattern(value)
+                if guess:
+                    what, hint = f"`{value}` is compared as it stands", f"did you mean ~{guess}?"
+                    yield configuration.problem("route", name, f"{group}.{key}", what, hint=hint, warning=True)
+
+
+def _pattern(value: str) -> str:
+    """The expression that a condition probably means; empty if it is no pattern."""
+    if value.startswith("~"):
+        return ""
+    if _SIGNS.match(value):
+        return value
+    if "*" in value and _WILDCARDS.fullmatch(value) and value.strip("*/"):
+        return re.escape(value.strip("*")).join(".*" if star else "" for star in (value[0] == "*", value[-1] == "*"))
+    return ""
+
+
 _LITERAL = re.compile(r"[A-Za-z0-9/_~-]|\\[^A-Za-z0-9]")
 _ONLY_LITERAL = re.compile(rf"\^(?:{_LITERAL.pattern})+")
 

@@ -60,6 +60,9 @@ def _out_of_reach(settings: Any, written: frozenset[str]) -> Found:
     if timeout is not None and timeout > response:
         what = f"timeout.response ends each request after {show_duration(response)} already"
         yield "breaker.timeout", what, f"at most {show_duration(response)}, or a longer timeout.response"
+    if settings.hedge.after is not None and settings.hedge.after[0] != "share" and settings.hedge.after[1] >= response:
+        what = f"timeout.response ends each request after {show_duration(response)} already"
+        yield "hedge.after", what, f"less than {show_duration(response)}, or a longer timeout.response"
     for option, longest, value, limit in (
         (
             "breaker.reset_timeout",
