@@ -271,7 +271,7 @@ class ForwardAuth(Policy[Settings]):
         if key is not None:
             self._known.put(key, passed)
         self._let_in(request, passed)
-        if settings.cookies_to_client:
+        if settings.cookies_to_client and not self.in_shadow:
             cookies = [pair for pair in answer.headers if pair[0].lower() == b"set-cookie"]
             if cookies:
                 give(request, cookies, session=True)

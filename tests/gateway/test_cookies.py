@@ -105,6 +105,19 @@ async def test_the_next_answer_without_a_cookie_is_what_the_service_said(tmp_pat
     await door.stop()
 
 
+async def test_in_shadow_nothing_is_given(tmp_path: Path) -> None:
+    origin = await Origin([public()]).start()
+    door = await Origin([LETS_IN]).start()
+    text = configuration(origin, door).replace("cookies_to_client", "mode = shadow\n        cookies_to_client")
+    async with running(tmp_path, text) as gateway:
+        response = await gateway.get("/door")
+        assert response.status == 200
+        assert response.value(b"set-cookie") is None
+        assert response.values(b"cache-control") == [b"public, max-age=600"]
+    await origin.stop()
+    await door.stop()
+
+
 async def test_a_304_too(tmp_path: Path) -> None:
     origin = await Origin([UNCHANGED]).start()
     door = await Origin([]).start()
