@@ -155,6 +155,8 @@ def _items(listed: list[Any], shared: Mapping[str, Any], callers: Callers) -> li
                     raise ValueError("`id` is a name of letters, digits and _ that no other has")
                 names[name] = place
                 item.names += (f"${name}",)
+        except UnicodeEncodeError:
+            raise invalid("text must be valid Unicode, without lone surrogates", place) from None
         except ValueError as error:
             raise invalid(str(error), place) from None
         if item.method not in SAFE:

@@ -310,10 +310,12 @@ class OIDC(Policy[Settings]):
         return _redirect(url)
 
     def _base(self, request: Request) -> str:
+        if not self.settings.base_url and not request.host:
+            raise ClientFault("there is no Host", reason="invalid_host")
         return self.settings.base_url.rstrip("/") or f"{request.scheme.decode()}://{request.host.decode('latin-1')}"
 
     def _secure(self, request: Request) -> bool:
-        return self._base(request).startswith("https:")
+        return self.settings.base_url.startswith("https:") if self.settings.base_url else request.scheme == b"https"
 
 
 def _is_person(request: Request) -> bool:

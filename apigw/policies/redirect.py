@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import model_validator
 
@@ -29,13 +30,29 @@ from apigw.policies.templates import TemplateText
 _STATUSES = Literal["301", "302", "303", "307", "308"]
 
 
-_HOST_ENDS = re.compile(r"[/?#]|\{request\.(?:target|path)\}")
+_OF_TARGET = re.compile(r"\{request\.(?:target|path)\}")
+_HOST_ENDS = re.compile(rf"[/?#]|{_OF_TARGET.pattern}")
 
 
 def _is_open(location: str) -> bool:
     """Whether its host ends in a place that anybody can fill."""
     host = _HOST_ENDS.split(location.partition("://")[2])[0]
     return host.endswith("}") and not host.endswith(("{request.host}", "{request.hostname}"))
+
+
+_PLACE = re.compile(r"\{[^{}]*\}")
+
+
+def _is_url(location: str) -> bool:
+    """Whether it is a path or a URL with a host and a possible port, whatever its places bring."""
+    if location.startswith("/"):
+        return True
+    try:
+        url = _OF_TARGET.sub("/", location.replace("{request.scheme}", "http"))
+        parts = urlsplit(_PLACE.sub("0", url))
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 class Settings(PolicySettings):
@@ -58,6 +75,8 @@ class Settings(PolicySettings):
         if _is_open(self.location.source):
             wrong = "a client could make this the address of another host"
             raise Wrong(wrong, "a host that ends in fixed text or {request.host}", option="location")
+        if not _is_url(self.location.source):
+            raise Wrong("the result is not a URL", "https://host:port/path or /path", option="location")
         return self
 
 

@@ -226,8 +226,8 @@ _FIXED: dict[str, Place] = {
     "request.path": lambda request: request.path,
     "request.query": lambda request: request.query or b"",
     "request.target": lambda request: request.path if request.query is None else request.path + b"?" + request.query,
-    "request.host": lambda request: request.host,
-    "request.hostname": lambda request: _PORT.sub(b"", request.host),
+    "request.host": lambda request: request.host or None,  # HTTP/1.0 may have none
+    "request.hostname": lambda request: _PORT.sub(b"", request.host) or None,
     "request.scheme": lambda request: request.scheme,
 }
 

@@ -160,6 +160,47 @@ def test_a_redirect_whose_places_are_not_there_is_refused() -> None:
     assert run(policy, request(query="to=x%0d%0aSet-Cookie:%20a=b")).reason == "header_value_refused"
 
 
+@pytest.mark.parametrize("place", ["{request.host}", "{request.hostname}:8443"])
+def test_a_redirect_to_the_same_host_needs_a_host(place: str) -> None:
+    policy = make(redirect, "Redirect", location=f"https://{place}{{request.target}}")
+    without = request()
+    without.host = b""
+    assert run(policy, without).reason == "redirect_incomplete"
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "https://",
+        "https:///x",
+        "https://shop.example:99999/x",
+        "https://shop.example:0/x",
+        "https://127.0.0.1:80:443/x",
+        "https://{request.hostname}:443:1/x",
+        "https://[::1/x",
+        "{request.scheme}://:80/x",
+    ],
+)
+def test_a_redirect_leads_to_a_url(location: str) -> None:
+    with pytest.raises(ValidationError):
+        redirect.Settings.model_validate({"location": location})
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "/x",
+        "/x:y?a={request.target}",
+        "https://shop.example",
+        "https://[::1]:8443/x",
+        "{request.scheme}://{request.hostname}:8443{request.target}",
+        "https://{jwt.tenant}.shop.example:443/{path.id}?x=[y",
+    ],
+)
+def test_locations_that_are_urls(location: str) -> None:
+    assert redirect.Settings.model_validate({"location": location}).location.source == location
+
+
 def test_what_is_filled_into_a_location_is_encoded() -> None:
     def location(text: str, query: str) -> bytes | None:
         policy = make(redirect, "Redirect", location=text)
