@@ -44,13 +44,14 @@ class Options(usage.Options):
         if not isinstance(reactor, AsyncioSelectorReactor):
             _end(f"apigw runs on the uvloop reactor, not on {type(reactor).__name__}: use twistd without --reactor")
         from apigw.gateway.catalogue import load
+        from apigw.gateway.environment import Shared
         from apigw.net.slices import uncollected
 
         # twistd changes the folder before the service starts.
         self["config"] = os.path.abspath(self["config"])
         try:
             with uncollected():
-                self.configuration = load(self["config"])
+                self.configuration = load(self["config"], shared=Shared())
         except ConfigurationError as error:
             _end(str(error))
         if not self.configuration.listens and self.configuration.admin is None:

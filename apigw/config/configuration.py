@@ -39,7 +39,7 @@ class Configuration:
     :ivar contents: of the files that were read, for building: what was checked is what is used.
     :ivar named: names that sections name, by the role of what they name (``policy``, ``upstream``).
     :ivar drafts: while mistakes are sought: sections with some, without the options at fault.
-    :ivar worked_out: what one check worked out, for others and for those who use the configuration.
+    :ivar worked_out: what checks were given or worked out, for others and for those who use the configuration.
     """
 
     path: str

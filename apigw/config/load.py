@@ -20,7 +20,7 @@ from apigw.config.binding import bind
 from apigw.config.configuration import Configuration
 from apigw.config.files import Contents
 from apigw.config.kinds import BASE_KINDS, Kind, Kinds, meant
-from apigw.config.model import OPEN, Settings, allowed
+from apigw.config.model import NOTHING, OPEN, Settings, allowed
 from apigw.config.problems import ConfigurationError, Problem, did_you_mean
 from apigw.config.reader import Section, read
 from apigw.config.references import Reference
@@ -35,6 +35,7 @@ def load(
     kinds: Kinds = BASE_KINDS,
     environ: Mapping[str, str] | None = None,
     checks: Sequence[Check] = (),
+    worked_out: Mapping[str, Any] = NOTHING,
 ) -> Configuration:
     """
     Read and check a configuration.
@@ -42,14 +43,22 @@ def load(
     :param kinds: which sections there may be.
     :param environ: for ``${NAME}``; the process's own if None.
     :param checks: further checks, see above.
+    :param worked_out: what the configuration's ``worked_out`` has at first, for the checks.
     :raises ConfigurationError: with every mistake.
     """
     with Contents() as contents:
-        return _loaded(os.fspath(path), kinds, os.environ if environ is None else environ, checks, contents)
+        environ = os.environ if environ is None else environ
+        return _loaded(os.fspath(path), kinds, environ, checks, contents, worked_out=worked_out)
 
 
 def _loaded(
-    path: str, kinds: Kinds, environ: Mapping[str, str], checks: Sequence[Check], contents: Contents
+    path: str,
+    kinds: Kinds,
+    environ: Mapping[str, str],
+    checks: Sequence[Check],
+    contents: Contents,
+    *,
+    worked_out: Mapping[str, Any],
 ) -> Configuration:
     document = read(path, environ)
     problems = list(document.problems)
@@ -99,6 +108,7 @@ def _loaded(
         named=_named(references),
         drafts=drafts,
         contents=contents,
+        worked_out=dict(worked_out),
     )
     problems += _same_endpoints(configuration)
     problems += _checked(configuration, checks, certain=not _errors(problems))
@@ -117,8 +127,8 @@ def _loaded(
 def _named(references: Iterable[tuple[Section, Reference]]) -> dict[str, frozenset[str]]:
     found: dict[str, set[str]] = {}
     for _, reference in references:
-        found.setdefault(reference.role, set()).add(" ".join(reference.text.split()))
-    return {role: frozenset(names) for role, names in found.items()}
+        found.setdefault(reference.role, set()).add(reference.text)
+    return {role: frozenset(" ".join(name.split()) for name in names) for role, names in found.items()}
 
 
 def _no_listener(configuration: Configuration) -> Problem:

@@ -12,7 +12,6 @@ Not here: what sections there are.
 from __future__ import annotations
 
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, NamedTuple
 
@@ -23,8 +22,7 @@ POLICY = "policy"
 """The role of everything that a ``policies`` list may name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(NamedTuple):
     """A name that something must define: a section of this kind, or one that plays this role."""
 
     text: Text

@@ -44,7 +44,7 @@ def unresolved(
     ]
     found: set[tuple[str, str]] = set()  # most names stand in many sections
     for section, reference in references:
-        key = (reference.role, str(reference.text))
+        key = (reference.role, reference.text)
         if key in found:
             continue
         try:

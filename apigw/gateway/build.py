@@ -92,7 +92,7 @@ def build_steps(
     upstreams = yield from _upstreams(configuration, shared, before.upstreams if before is not None else {})
     shared.outside.upstreams = upstreams.clients
     shared.names.use(configuration.gateway.name_servers)
-    policies: dict[tuple[str, str], BuiltPolicy] = {}
+    policies: dict[tuple[str, str], BuiltPolicy] = configuration.worked_out.pop("policies", {})
     unusable = yield from build_policies(configuration, shared, before.policies if before else {}, policies)
     if unusable:
         raise unusable[0]

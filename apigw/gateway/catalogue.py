@@ -16,6 +16,7 @@ from apigw.config.text import Wrong
 from apigw.config.upstream import ConnectionSettings
 from apigw.gateway.aggregates import KINDS as AGGREGATION_KINDS
 from apigw.gateway.checks import CHECKS
+from apigw.gateway.environment import Shared
 from apigw.policies.catalogue import KINDS as POLICY_KINDS
 from apigw.upstream.mirror import MirrorOption
 from apigw.upstream.settings import ResilienceSettings
@@ -62,10 +63,12 @@ KINDS: Kinds = {
 }
 
 
-def load(path: str, environ: Mapping[str, str] | None = None) -> Configuration:
+def load(path: str, environ: Mapping[str, str] | None = None, shared: Shared | None = None) -> Configuration:
     """
     Read and check a configuration, with all that the gateway knows.
 
+    :param shared: of the gateway that starts with this configuration: the policies that are made to check them are
+        kept, and the gateway serves with them. None: they are made for the check only.
     :raises ConfigurationError: with every mistake.
     """
-    return load_kinds(path, KINDS, environ, CHECKS)
+    return load_kinds(path, KINDS, environ, CHECKS, {"shared": shared} if shared is not None else {})

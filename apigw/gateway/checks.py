@@ -30,7 +30,7 @@ from apigw.net.certificates import check as check_certificates
 from apigw.net.slices import at_once
 from apigw.net.sockets import impossible
 from apigw.net.tls_client import ClientTLS
-from apigw.policies.policy import order_warnings
+from apigw.policies.policy import depends_on_order, order_warnings
 from apigw.routing.patterns import condition, host_pattern, path_pattern
 from apigw.routing.rule import ambiguities
 from apigw.routing.target_path import compile_target
@@ -225,7 +225,9 @@ def resources(configuration: Configuration) -> Iterator[Problem]:
 def policies(configuration: Configuration) -> Iterator[Problem]:
     """Each policy is made, and each route's order looked at: a limit by consumer before anybody is authenticated."""
     made: dict[tuple[str, str], Any] = {}
-    failures = {failure.section: str(failure) for failure in at_once(build_policies(configuration, Shared(), {}, made))}
+    kept: Shared | None = configuration.worked_out.get("shared")
+    steps = build_policies(configuration, kept or Shared(), {}, made)
+    failures = {failure.section: str(failure) for failure in at_once(steps)}
     for policy, why in failures.items():
         if policy in configuration.written:
             yield configuration.problem(*policy, "", why)
@@ -233,12 +235,13 @@ def policies(configuration: Configuration) -> Iterator[Problem]:
         for option, what in getattr(built.policy, "warnings", ()):
             if policy in configuration.written:
                 yield configuration.problem(*policy, option, what, warning=True)
-    for section, settings in answering(configuration):
+    ordered = any(depends_on_order(built.policy) for built in made.values())
+    for section, settings in answering(configuration) if ordered or failures else ():
         listed = configuration.policies_of(settings)
         known = [(str(item), made[item.kind, item.name].policy) for item in listed if (item.kind, item.name) in made]
         for warning in order_warnings(known):
             yield configuration.problem(*section, "policies", warning, warning=True)
-        for item in listed:
+        for item in listed if failures else ():
             why = failures.get((item.kind, item.name), "")
             if why and (item.kind, item.name) not in configuration.written and "there is no" not in why:  # that is told
                 option = "auth" if item == getattr(settings, "auth", None) else "policies"
@@ -248,6 +251,9 @@ def policies(configuration: Configuration) -> Iterator[Problem]:
         built = made.get((auth.kind, auth.name)) if auth is not None else None
         if built is not None and not getattr(built.policy, "authenticates", False):
             yield configuration.problem(*section, "auth", f"`{auth}` does not authenticate anybody")
+    if kept is not None:
+        configuration.worked_out["policies"] = made
+        return
     while made:  # to let go of all of them at once would hold up a gateway that loads this meanwhile
         made.popitem()
 

@@ -126,7 +126,7 @@ def build_policies(
 
     It is work in steps, for ``apigw.net.slices``.
 
-    :param built: gets them, by kind and name.
+    :param built: gets them, by kind and name. Those that it has already stay.
     :return: those that can't be made.
     """
     maker = _Maker(configuration, shared, before, built)

@@ -89,7 +89,7 @@ class GatewayService(Service):
         """
         self._messages = messages
         self._repeats = Repeats(messages) if messages is not None else None
-        self.shared = Shared()
+        self.shared: Shared = configuration.worked_out.get("shared") or Shared()
         self.accounting = Accounting(self.shared.metrics, standard_output)
         self.shared.finished = self.accounting.finished
         self.shared.files.timeout = configuration.gateway.file_timeout

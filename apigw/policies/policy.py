@@ -374,6 +374,11 @@ class _ResponsePhase:
         return changed
 
 
+def depends_on_order(policy: Any) -> bool:
+    """Whether ``order_warnings`` may say something of a list with this policy."""
+    return bool(getattr(policy, "needs_identity", False) or getattr(policy, "answers_preflights", False))
+
+
 def order_warnings(policies: Sequence[tuple[str, Any]]) -> list[str]:
     """
     What can't work in a route's list of ``(label, policy)``, in the order in which they run; one sentence each.

@@ -28,6 +28,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from apigw.gateway.catalogue import load
+from apigw.gateway.environment import Shared
 from apigw.gateway.service import GatewayService
 from apigw.testing.origins import RawClient, RawResponse
 
@@ -66,7 +67,7 @@ class Gateway:
         self.file.write_text(text)
 
     async def start(self) -> None:
-        self.service = GatewayService(load(str(self.file)))
+        self.service = GatewayService(load(str(self.file), shared=Shared()))
         self.service.privilegedStartService()
         self.service.startService()
         while not self.service.shared.ready:
