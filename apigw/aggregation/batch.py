@@ -31,6 +31,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode
 
+from twisted.internet.defer import maybeDeferred
 from twisted.python.failure import Failure
 
 from apigw.aggregation.asking import AT_ONCE
@@ -39,7 +40,7 @@ from apigw.aggregation.deadlines import Deadlines
 from apigw.aggregation.settings import BatchSettings
 from apigw.aggregation.templates import ValueFault
 from apigw.exchange.body import Body, keep
-from apigw.exchange.errors import ClientFault, ClientGone, GatewayError, JSONTooLarge, UpstreamFault
+from apigw.exchange.errors import BodyTooLarge, ClientFault, ClientGone, GatewayError, JSONTooLarge, UpstreamFault
 from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.problem import problem
 from apigw.exchange.request import Request
@@ -55,6 +56,8 @@ _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _COOKIES = frozenset(("set-cookie", "set-cookie2"))
 Normalise = Callable[[bytes], bytes]
 Finished = Callable[[Request, int, int, float], None]
+Filled = tuple[bytes, bytes | None, list[Pair], str, bytes]
+"""The path, the query, the fields, whether there is content ("json", "text", ""), and the content."""
 
 
 class InnerRequest(Request):
@@ -97,13 +100,13 @@ class Batch:
         route = self.route()  # all items go by the configuration that the batch came in by
         cancel = drive(
             self._items(request),
-            lambda asked: _Work(self, request, *asked, done, route=route).start(),
+            lambda asked: _Work(self, request, asked[0], asked[1], done, large=asked[2], route=route).start(),
             lambda error: done(failed(request, error)),
         )
         if cancel is not None:
             request.on_cancel(cancel)
 
-    async def _items(self, request: Request) -> tuple[list[Item], Deadlines]:
+    async def _items(self, request: Request) -> tuple[list[Item], Deadlines, bool]:
         settings = self.settings
         kind = (request.headers.joined(b"content-type") or b"").partition(b";")[0].strip().lower()
         if kind != b"application/json":
@@ -121,15 +124,24 @@ class Batch:
         except InvalidJSON as error:
             raise ClientFault(f"the content can't be read: {error}", reason="invalid_json") from None
         shorter = 0 < seconds < settings.timeout
-        return items, Deadlines(self.wheel, seconds) if shorter else self.deadlines
+        return items, Deadlines(self.wheel, seconds) if shorter else self.deadlines, len(data) > AT_ONCE
 
 
 class _Work:
     """A batch being worked on."""
 
     def __init__(
-        self, batch: Batch, request: Request, items: list[Item], deadlines: Deadlines, done: Done, *, route: Responder
+        self,
+        batch: Batch,
+        request: Request,
+        items: list[Item],
+        deadlines: Deadlines,
+        done: Done,
+        *,
+        large: bool,
+        route: Responder,
     ) -> None:
+        self._large = large
         self._batch = batch
         self._route = route
         self._deadlines = deadlines
@@ -209,22 +221,41 @@ class _Work:
 
     def _begin(self, item: Item) -> None:
         collecting = self._running[item] = _Collecting(self, item, self._batch.settings.max_answer)
-        try:
-            if self._late:
-                raise _late()
-            collecting.request = self._inner(item)
-        except GatewayError as error:
-            self._answered(item, problem(collecting.request, error), None)
-            return
-        try:
-            self._route(collecting.request, collecting.answered)
-        except Exception as error:
-            if item in self._running:
-                self._answered(item, failed(collecting.request, error), None)
+        # What is filled in may be large, and each of many references may be filled with a large answer.
+        if item.references and (self._large or self._size * len(item.references) > AT_ONCE):
+            filled = self._batch.beside(lambda: self._filled(item))
+        else:
+            filled = maybeDeferred(self._filled, item)
+        filled.addCallback(partial(self._send, item, collecting))
+        filled.addErrback(partial(self._unsent, item, collecting))
 
-    def _inner(self, item: Item) -> InnerRequest:
-        outer = self._request
+    def _send(self, item: Item, collecting: _Collecting, filled: Filled) -> None:
+        if self._running.get(item) is not collecting:
+            return  # it was cancelled, or the time was up
+        if self._late:
+            raise _late()
+        collecting.request = self._inner(item, filled)
+        self._route(collecting.request, collecting.answered)
+
+    def _unsent(self, item: Item, collecting: _Collecting, failure: Failure) -> None:
+        error = failure.value
+        if self._running.get(item) is not collecting or error is None:
+            return
+        inner = collecting.request
+        self._answered(item, problem(inner, error) if isinstance(error, GatewayError) else failed(inner, error), None)
+
+    def _filled(self, item: Item) -> Filled:
+        """The path, the query, the fields and the content of a request."""
+        most = self._batch.settings.max_body
+        if self._late:
+            raise _late()
         try:
+            if self._size * len(item.references) > most:
+                size = 0
+                for reference in item.references:
+                    size += len(write(reference.value(self._values)))
+                    if size > most:
+                        raise BodyTooLarge(f"request {item.place} is filled with more than {most} bytes of answers")
             path, query = item.path.fill(self._values)
             added = [(name, value.fill(self._values)) for name, value in item.query]
             own = [(name, value.fill(self._values)) for name, value in item.fields]
@@ -236,12 +267,18 @@ class _Work:
             raise ClientFault(fault.detail, status=424, reason=fault.reason) from None
         except ValueError:
             raise invalid("a value can't be written", item.place) from None
+        kind = "" if content is None else "text" if isinstance(content, str) else "json"
+        return path, query, own, kind, data
+
+    def _inner(self, item: Item, filled: Filled) -> InnerRequest:
+        path, query, own, kind, data = filled
+        outer = self._request
         taken = {name.lower() for name, _ in own}
         pairs: list[Pair] = [(name, value) for name, value in self._fields if name.lower() not in taken]
         pairs += own
         body = None
-        if content is not None:
-            if not isinstance(content, str) and b"content-type" not in taken:
+        if kind:
+            if kind == "json" and b"content-type" not in taken:
                 pairs.append((b"Content-Type", b"application/json"))
             body = Body(None, len(data))
             if data:

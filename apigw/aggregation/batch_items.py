@@ -18,7 +18,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from apigw.aggregation.templates import BATCH_REFERENCE, HeaderTemplate, PathTemplate, Reference, filling
+from apigw.aggregation.templates import (
+    BATCH_REFERENCE,
+    MOST_REFERENCES,
+    HeaderTemplate,
+    PathTemplate,
+    Reference,
+    filling,
+)
 from apigw.exchange.errors import BodyTooLarge, ClientFault
 from apigw.exchange.headers import Headers, Pair
 from apigw.exchange.request import Request
@@ -144,10 +151,13 @@ def _items(listed: list[Any], shared: Mapping[str, Any], callers: Callers) -> li
     names: dict[str, int] = {}
     items: list[Item] = []
     barrier: set[int] = set()
-    last = 0
+    last = found = 0
     for place, given in enumerate(listed):
         try:
             item = _item(place, given, shared, callers)
+            found += len(item.references)
+            if found > MOST_REFERENCES:
+                raise ValueError(f"a batch has at most {MOST_REFERENCES} references")
             item.needs = {_before(reference, names, place) for reference in item.references}
             name = given.get("id")
             if name is not None:

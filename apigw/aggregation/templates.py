@@ -426,6 +426,9 @@ class BodyTemplate(Template):
         )
 
 
+MOST_REFERENCES = 1000
+"""References in one body, or in all requests of a batch: each costs time whenever it is filled in."""
+
 _MARK = "\0reference "
 
 
@@ -480,6 +483,8 @@ def filling(tree: Any, references: list[Reference], pattern: re.Pattern[str] = R
         found = [each for each in parts if isinstance(each, Reference)]
         if found:
             references += found
+            if len(references) > MOST_REFERENCES:
+                raise ValueError(f"it has more than {MOST_REFERENCES} references")
             if len(parts) == 1 and pattern is BATCH_REFERENCE:  # who writes JSON has no way but quotes
                 return found[0].value
             return lambda values: "".join([each if isinstance(each, str) else each.written(values) for each in parts])

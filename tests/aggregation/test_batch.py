@@ -290,3 +290,38 @@ async def test_a_batch_has_no_batches_within_it(tmp_path: Path) -> None:
         assert answers[0]["body"]["reason"] == "batch_nested"
         assert origin.requests == []
     await origin.stop()
+
+
+async def test_large_bodies_are_filled_in_and_answers_do_not_multiply_without_end(tmp_path: Path) -> None:
+    big = json.dumps({"text": "x" * 150_000, "id": 7}).encode()
+    origin = await Origin(
+        [
+            lambda asked: reply(
+                200, big if asked.line.startswith(b"GET") else b"", (b"Content-Type", b"application/json")
+            )
+        ]
+    ).start()
+    more = configuration(origin.port).replace("max_answer = 2KiB", "max_answer = 1MiB")
+    async with running(tmp_path, more) as gateway:
+        many = [{"id": n, "from": "{$0.id}" if n % 10 == 0 else n} for n in range(5000)]
+        status, answers = await sent(
+            gateway,
+            [
+                {"path": "/api/users"},
+                {"path": "/api/orders", "method": "POST", "body": many},
+                {"path": "/api/orders", "method": "POST", "body": ["{$0}"] * 5},
+                {"path": "/api/orders", "method": "POST", "body": ["{$0.text}"] * 8},
+                {"path": "/api/orders", "method": "POST", "body": "{$0.text}" * 8},
+            ],
+        )
+        assert status == 200
+        assert [answer["status"] for answer in answers] == [200, 200, 200, 413, 413]
+        posts = [json.loads(each.body) for each in origin.requests if each.line.startswith(b"POST")]
+        assert posts[0] == [{"id": n, "from": 7 if n % 10 == 0 else n} for n in range(5000)]
+        assert posts[1] == [json.loads(big)] * 5
+        assert len(posts) == 2
+        too_many = [{"path": "/api/users"}, {"path": "/api/users", "method": "POST", "body": ["{$0.id}"] * 1001}]
+        assert (await sent(gateway, too_many))[0] == 400
+        divided = [{"path": "/api/users", "method": "POST", "body": ["{$0.id}"] * 501} for _ in range(2)]
+        assert (await sent(gateway, [{"path": "/api/users"}, *divided]))[0] == 400
+    await origin.stop()
