@@ -175,14 +175,17 @@ class _File:
             self._include(pattern)
 
     def _line(self, line: str, place: Place, *, clean: bool) -> None:
-        stripped = line.strip(BLANK)
+        if not line:
+            return
+        indented = line[0] in BLANK
+        stripped = line.strip(BLANK) if indented else line
         if not stripped or stripped[0] in ";#":
             return
         if not clean and (found := _CONTROL.search(line)):
             self._note(place, Wrong(f"there is a control character (0x{ord(found[0]):02x}) in this line"))
             self.broken = True
             return
-        if line[0] in BLANK:
+        if indented:
             if self.option:
                 self._value(stripped, place)
             elif not self.lost:
@@ -190,7 +193,8 @@ class _File:
                 self._note(place, wrong)
                 self.lost = True
             return
-        self._end_option()
+        if self.option:
+            self._end_option()
         if line[0] == "[":
             self._open_section(line, place)
         else:
@@ -229,7 +233,7 @@ class _File:
                     place, None, name, Wrong("this option stands before any section", "[KIND NAME] above it")
                 )
             return
-        self.option, self.place = name, place
+        self.option, self.place, self.lines, self.broken = name, place, [], False
         self._value(value, place)
 
     def _value(self, text: str, place: Place) -> None:
@@ -243,7 +247,7 @@ class _File:
         if self.option and self.section is not None:
             value = Text.of(self.lines, self.place)
             self._keep(self.section, Option(self.option, self.place, value, self.broken))
-        self.option, self.lines, self.broken = "", [], False
+        self.option = ""
 
     def _keep(self, section: Section, option: Option) -> None:
         if section.kind == "gateway" and not option.broken:

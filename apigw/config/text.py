@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -69,8 +70,8 @@ class Line(NamedTuple):
     inserted: tuple[tuple[int, int, str], ...] = ()
 
 
-_line = Line._make
-"""A Line of all its parts, in a third of the time: most of what is read goes through here."""
+_line = partial(tuple.__new__, Line)
+"""A Line of all its parts, in a fraction of the time: most of what is read goes through here."""
 
 
 class Text(str):

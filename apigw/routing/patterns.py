@@ -315,4 +315,4 @@ def condition(name: str, text: str) -> Condition:
 
 def conditions(texts: Mapping[str, str], *, lower: bool) -> tuple[Condition, ...]:
     """The conditions of ``header.NAME`` (``lower``) or ``query.NAME`` options."""
-    return tuple(condition(name.lower() if lower else name, text) for name, text in texts.items())
+    return tuple([condition(name.lower() if lower else name, text) for name, text in texts.items()])

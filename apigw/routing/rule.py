@@ -71,7 +71,7 @@ class Rule(Generic[V]):
     implies_head: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        listed = frozenset(method.encode() for method in self.methods)
+        listed = frozenset([method.encode() for method in self.methods])
         for name, value in (
             ("pattern", path_pattern(self.path)),
             ("host_patterns", tuple(map(host_pattern, self.hosts)) or (ANY_HOST,)),
