@@ -91,9 +91,8 @@ class Edits:
         self._add = compiled(settings.add)
         self._append = compiled(settings.append)
         self.needs_identity = any(template.of_identity for template in self._templates)
-        self.static: Values | None = None
-        if all(template.static is not None for template in self._templates):
-            self.static = tuple(template.static for template in self._templates)
+        values = tuple([template.static for template in self._templates])
+        self.static: Values | None = values if None not in values else None
         self.touched = frozenset((*removed, *self._rename, *(low for _, low, _ in (*self._replace, *self._set))))
         """Fields that are changed or taken out where they are there."""
         self.looked_at = self.touched.union(low for _, low, _ in self._add)

@@ -51,11 +51,8 @@ class Template:
         self.source = source
         self.of_identity = of_identity
         self._parts = parts
-        self.static = b"".join(part for part in parts if isinstance(part, bytes)) if self._is_static else None
-
-    @property
-    def _is_static(self) -> bool:
-        return all(isinstance(part, bytes) for part in self._parts)
+        fixed = [part for part in parts if isinstance(part, bytes)]
+        self.static = b"".join(fixed) if len(fixed) == len(parts) else None
 
     def render(self, request: Request) -> bytes | None:
         """

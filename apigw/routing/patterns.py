@@ -67,7 +67,7 @@ class PathPattern:
     @property
     def rank(self) -> tuple[int | tuple[bool, ...], ...]:
         """Sorts the more specific pattern first; patterns with equal rank that overlap are the same, or regexes."""
-        shape = tuple(segment is None for segment in self.segments)
+        shape = tuple([segment is None for segment in self.segments])
         if self.kind is Kind.TEMPLATE:
             return (self.kind, sum(shape) - len(shape), shape)
         if self.kind is Kind.PREFIX:
@@ -79,6 +79,8 @@ class PathPattern:
         """The names that it captures."""
         if self.regex is not None:
             return frozenset(self.regex.names)
+        if not self.names:
+            return frozenset({self.tail} if self.tail else ())
         names = {name for _, name in self.names}
         return frozenset(names | {self.tail} if self.tail else names)
 

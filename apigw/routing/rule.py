@@ -72,15 +72,14 @@ class Rule(Generic[V]):
 
     def __post_init__(self) -> None:
         listed = frozenset([method.encode() for method in self.methods])
-        for name, value in (
-            ("pattern", path_pattern(self.path)),
-            ("host_patterns", tuple(map(host_pattern, self.hosts)) or (ANY_HOST,)),
-            ("header_conditions", conditions(self.headers, lower=True)),
-            ("query_conditions", conditions(self.query, lower=False)),
-            ("listed_methods", listed),
-            ("implies_head", b"GET" in listed and b"HEAD" not in listed),
-        ):
-            object.__setattr__(self, name, value)
+        vars(self).update(  # a frozen class takes no assignments
+            pattern=path_pattern(self.path),
+            host_patterns=tuple(map(host_pattern, self.hosts)) or (ANY_HOST,),
+            header_conditions=conditions(self.headers, lower=True),
+            query_conditions=conditions(self.query, lower=False),
+            listed_methods=listed,
+            implies_head=b"GET" in listed and b"HEAD" not in listed,
+        )
 
     def takes(self, method: bytes) -> bool:
         """Whether it is one of the rule's methods; HEAD is where GET is."""
@@ -90,7 +89,7 @@ class Rule(Generic[V]):
     def specificity(self) -> tuple[object, ...]:
         """Sorts the more specific rule first among those of one host pattern; file order is not in it."""
         wanted = (*self.header_conditions, *self.query_conditions)
-        exact = sum(condition.test is Test.EXACT for condition in wanted)
+        exact = sum([condition.test is Test.EXACT for condition in wanted])
         return (-self.priority, self.pattern.rank, -len(wanted) - bool(self.methods), -exact)
 
 

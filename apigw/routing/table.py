@@ -182,7 +182,7 @@ class _Group(Generic[V]):
         if known is not None:
             return known
         kept = []
-        for index in merge(sorted(indices), self._expressions):
+        for index in merge(sorted(indices), self._expressions) if self._expressions else sorted(indices):
             candidate = self._sorted[index]
             kept.append(candidate)
             if candidate.methods is None and not (candidate.headers or candidate.query or candidate.regex):
