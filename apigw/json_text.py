@@ -44,10 +44,8 @@ _FEW = 16 * 1024
 
 _ALL = bytes(range(256))
 _STEPS = bytes.maketrans(b"[{]}", b"\1\1\xff\xff")
-# A string without an end reaches to the end of the text: the search never goes over a part of the text twice.
 _DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
 _TOO_LONG = b"0" * (MOST_DIGITS + 1)
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _LONE = re.compile(rb"\\u[dD]")
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -187,16 +185,17 @@ def _within(data: bytes, depth: int, most: int) -> bytes:
     brackets = data.count(b"[") + data.count(b"{")
     values = brackets + data.count(b",") + data.count(b":") if len(data) > most else 0
     # Strings may hold such marks, too: only if there are many of them is a closer look needed.
-    if brackets > depth:
-        first = _outside_strings(data, b"[]{}")[: 2 * most]  # more of them are too many values
-        if max(accumulate(memoryview(first.translate(_STEPS)).cast("b")), default=0) > depth:
+    if brackets > depth or values > most:
+        marks = _outside_strings(data, b"[]{},:")
+        steps = marks.translate(_STEPS, b",:")[: 2 * most]  # more of them are too many values
+        if brackets > depth and max(accumulate(memoryview(steps).cast("b")), default=0) > depth:
             raise InvalidJSON(f"it is nested deeper than {depth}")
-    if values > most and len(_outside_strings(data, b",:[{")) > most:
-        raise TooManyValues(f"it has more than {most} names and values")
+        if values > most and len(marks.translate(None, b"]}")) > most:
+            raise TooManyValues(f"it has more than {most} names and values")
     if (
         len(data) > MOST_DIGITS
         and _TOO_LONG in data.translate(_DIGITS)
-        and _TOO_LONG in _STRING.sub(b"", data).translate(_DIGITS)
+        and _TOO_LONG in _outside_strings(data, _ALL).translate(_DIGITS)
     ):
         raise InvalidJSON(f"a number has more than {MOST_DIGITS} digits")
     return data
@@ -204,10 +203,10 @@ def _within(data: bytes, depth: int, most: int) -> bytes:
 
 def _outside_strings(data: bytes, marks: bytes) -> bytes:
     """The ``marks`` of a text that are not in its strings."""
+    if b"\\" in data:
+        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
     found = data.translate(None, _ALL.translate(None, marks + b'"')).replace(b'""', b"")
-    if b'"' in found or b'\\"' in data:
-        found = _STRING.sub(b"", data).translate(None, _ALL.translate(None, marks))
-    return found
+    return b"".join(found.split(b'"')[::2])  # a string without an end reaches to the end of the text
 
 
 def _strings(data: bytes) -> int:
