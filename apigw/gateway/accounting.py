@@ -20,6 +20,8 @@ from apigw.observability.metrics import Metrics
 
 BATCH = 64
 """Exchanges that are settled in one go: about 0.2 ms of work."""
+LONG = 1024
+"""Bytes of a target that is settled at once, so that the work of many is not done in one go."""
 
 
 class Accounting:
@@ -46,7 +48,7 @@ class Accounting:
         """
         pending = self._pending
         pending.append((request, status, sent, now))
-        if len(pending) >= BATCH:
+        if len(pending) >= BATCH or len(request.target) > LONG:
             self.settle()
 
     def settle(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from itertools import islice
 from urllib.parse import unquote_to_bytes
 
 SECRET_PARAMETERS = frozenset(
@@ -32,12 +33,20 @@ LONGEST_REMEMBERED = 64
 """Bytes of a name that is worth keeping."""
 
 
+MOST_PARAMETERS = 100
+"""Parameters of a query that are looked at; what is behind them is masked. Each takes up to 3 us."""
+
+LONGEST_NAME = 256
+"""Bytes of a name that is looked at; the value of a longer one is masked."""
+
+_SEPARATOR = re.compile(rb"[&;]")
 _USER_INFORMATION = re.compile(rb"^([A-Za-z][A-Za-z0-9+.\-]*://)[^/?#]*@")
 
 
 def query_redactor(also: Iterable[str] = ()) -> Callable[[bytes], bytes]:
     """
-    A function that replaces the values of secret parameters in a raw query by ``***``, and changes nothing else.
+    A function that replaces the values of secret parameters in a raw query by ``***``, and all behind the first
+    ``MOST_PARAMETERS``. It changes nothing else.
 
     :param also: further parameter names, in any case.
     """
@@ -46,6 +55,8 @@ def query_redactor(also: Iterable[str] = ()) -> Callable[[bytes], bytes]:
     verdicts: dict[bytes, bool] = {}
 
     def secret(name: bytes) -> bool:
+        if len(name) > LONGEST_NAME:
+            return True
         plain = _plain(unquote_to_bytes(name.replace(b"+", b" ")))
         verdict = plain in names or plain.endswith(SECRET_ENDINGS)
         if len(verdicts) >= REMEMBERED:
@@ -55,6 +66,9 @@ def query_redactor(also: Iterable[str] = ()) -> Callable[[bytes], bytes]:
         return verdict
 
     def redact(query: bytes, separator: bytes = b"&") -> bytes:
+        if query.count(b"&") + query.count(b";") >= MOST_PARAMETERS:
+            last = next(islice(_SEPARATOR.finditer(query), MOST_PARAMETERS - 1, None))
+            query = query[: last.end()] + MASK
         pieces = query.split(separator)
         changed = False
         for i, piece in enumerate(pieces):

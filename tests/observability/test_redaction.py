@@ -1,10 +1,12 @@
 """Credentials in URLs do not reach a log."""
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apigw.observability.redaction import query_redactor, url_redactor
+from apigw.observability.redaction import LONGEST_NAME, MOST_PARAMETERS, query_redactor, url_redactor
 
 redact = query_redactor()
 redact_url = url_redactor(redact)
@@ -34,6 +36,42 @@ redact_url = url_redactor(redact)
 )
 def test_values_of_secret_parameters_are_masked_and_nothing_else(query: bytes, logged: bytes) -> None:
     assert redact(query) == logged
+
+
+@pytest.mark.parametrize("separator", [b"&", b";"])
+def test_of_very_many_parameters_the_rest_is_masked(separator: bytes) -> None:
+    few = separator.join([b"a=1"] * MOST_PARAMETERS)
+    assert redact(few) == few
+    assert redact(few + separator + b"token=x" + separator + b"b=2") == few + separator + b"***"
+    assert redact(b"token=x" + separator + few + b"&" + few) == b"token=***" + few[3:] + separator + b"***"
+
+
+def test_the_value_of_a_very_long_name_is_masked() -> None:
+    name = b"%61" * LONGEST_NAME
+    assert redact(name + b"=1&a=2") == name + b"=***&a=2"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        b"&".join(b"%x=b" % number for number in range(900)),
+        b";".join(b"%x=b" % number for number in range(900)),
+        b"%22" * 2700 + b"=1",
+    ],
+)
+def test_the_work_for_one_query_is_bounded(query: bytes) -> None:
+    calls = 0
+
+    def counting(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += "call" in event
+
+    sys.setprofile(counting)
+    try:
+        redact(query)
+    finally:
+        sys.setprofile(None)
+    assert calls < 30 * MOST_PARAMETERS
 
 
 def test_further_names_can_be_given() -> None:
