@@ -28,6 +28,7 @@ from base64 import b64encode
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
+from time import monotonic
 from typing import Any
 from urllib.parse import urlencode
 
@@ -35,7 +36,7 @@ from twisted.internet.defer import maybeDeferred
 from twisted.python.failure import Failure
 
 from apigw.aggregation.asking import AT_ONCE
-from apigw.aggregation.batch_items import Callers, Item, invalid, read
+from apigw.aggregation.batch_items import Callers, Item, Limits, invalid, read
 from apigw.aggregation.deadlines import Deadlines
 from apigw.aggregation.settings import BatchSettings
 from apigw.aggregation.templates import ValueFault
@@ -51,7 +52,10 @@ from apigw.json_text import InvalidJSON, TooManyValues, write
 from apigw.json_text import read as read_json
 from apigw.net.side_work import Beside, at_once
 from apigw.net.timers import Wheel
+from apigw.net.turns import TURNS
 
+TURN = 0.002
+"""Seconds for which requests are begun before other connections have their turn."""
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _COOKIES = frozenset(("set-cookie", "set-cookie2"))
 Normalise = Callable[[bytes], bytes]
@@ -71,6 +75,7 @@ class Batch:
     normalise: Normalise
     finished: Finished
     callers: Callers
+    limits: Limits
 
     def __init__(self, settings: BatchSettings, wheel: Wheel, beside: Beside = at_once) -> None:
         self.beside = beside
@@ -79,18 +84,27 @@ class Batch:
         self.clock = wheel.clock
         self.deadlines = Deadlines(wheel, settings.timeout)
 
-    def use(self, route: Callable[[], Responder], normalise: Normalise, finished: Finished, callers: Callers) -> None:
+    def use(
+        self,
+        route: Callable[[], Responder],
+        normalise: Normalise,
+        finished: Finished,
+        callers: Callers,
+        limits: Limits,
+    ) -> None:
         """
         Ask these routes.
 
         :param route: gives what answers a request as the whole gateway does. :param normalise: brings a path into the
             form that it wants. :param finished: is told of each request when it is over: the status of its answer, the
             bytes of its content, and the time. :param callers: the fields that say who a caller is.
+            :param limits: those of each request.
         """
         self.route = route
         self.normalise = normalise
         self.finished = finished
         self.callers = callers
+        self.limits = limits
 
     def __call__(self, request: Request, done: Done) -> None:
         """Answer ``request``."""
@@ -115,7 +129,7 @@ class Batch:
 
         def items_of() -> tuple[list[Item], float]:
             whole = read_json(data, depth=settings.max_depth, most=settings.max_json_values, unique=True)
-            return read(whole, settings.max_requests, self.callers)
+            return read(whole, settings.max_requests, self.callers, self.limits)
 
         try:
             items, seconds = items_of() if len(data) <= AT_ONCE else await self.beside(items_of)
@@ -152,7 +166,7 @@ class _Work:
         self._todo = items.copy()
         self._running: dict[Item, _Collecting] = {}
         self._size = 0
-        self._late = self._going = False
+        self._late = self._going = self._waiting = False
         self._fields = batch.callers.fields(request)
         self._cookies: list[list[Pair]] = [[] for _ in items]
 
@@ -184,9 +198,10 @@ class _Work:
             self._answered(item, problem(collecting.request, _late()), None)
 
     def _go(self) -> None:
-        if self._going:
+        if self._going or self._waiting:
             return
         self._going = True
+        until = monotonic() + TURN
         begun = True
         while begun:
             begun = False
@@ -198,6 +213,9 @@ class _Work:
                     self._begin(item)
                     begun = True
                     break
+            if begun and self._todo and monotonic() > until:  # the others' turn
+                begun, self._waiting = False, True
+                TURNS.wait(self)
         self._going = False
         if not self._todo and not self._running and self._done is not None:
             self._deadlines.remove(self)
@@ -206,6 +224,18 @@ class _Work:
                 self._respond(write(answers))
             else:
                 self._batch.beside(lambda: write(answers)).addCallbacks(self._respond, self._unwritten)
+
+    def take_turn(self) -> None:
+        """Go on with those that are to be begun."""
+        self._waiting = False
+        self._go()
+
+    def abort(self) -> None:
+        """A turn failed."""
+        done, self._done = self._done, None
+        if done is not None:
+            self._deadlines.remove(self)
+            done(failed(self._request, RuntimeError("a batch's turn failed")))
 
     def _unwritten(self, failure: Failure) -> None:
         done, self._done = self._done, None
@@ -273,6 +303,8 @@ class _Work:
     def _inner(self, item: Item, filled: Filled) -> InnerRequest:
         path, query, own, kind, data = filled
         outer = self._request
+        target = path if query is None else b"%b?%b" % (path, query)
+        self._batch.limits.check(len(target), own)
         taken = {name.lower() for name, _ in own}
         pairs: list[Pair] = [(name, value) for name, value in self._fields if name.lower() not in taken]
         pairs += own
@@ -284,7 +316,7 @@ class _Work:
             if data:
                 body.feed(data)
             body.end()
-        split_target(item.method, path if query is None else b"%b?%b" % (path, query))
+        split_target(item.method, target)
         inner = InnerRequest(
             item.method,
             self._batch.normalise(path),

@@ -14,9 +14,9 @@ Not here: how items run and what is answered (``batch``).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from apigw.aggregation.templates import (
     BATCH_REFERENCE,
@@ -59,6 +59,30 @@ _MEMBERS = frozenset(("id", "method", "path", "query", "headers", "body", "versi
 """``version`` and ``ssl_verify`` are APISIX's; here the upstream's settings decide about both."""
 _SHARED = frozenset(("pipeline", "query", "headers", "timeout"))
 _ID = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class Limits(NamedTuple):
+    """
+    What one request may have at most, as at the listeners: bytes of its target, fields of its own, and bytes of these.
+    """
+
+    target: int = 8 * 1024
+    fields: int = 100
+    head: int = 32 * 1024
+
+    def check(self, target: int, fields: Sequence[Pair]) -> None:
+        """
+        See that a request is within the limits.
+
+        :param target: bytes of its target.
+        :raises ClientFault: it is not.
+        """
+        if target > self.target:
+            raise ClientFault(f"the target has more than {self.target} bytes", status=414, reason="target_too_long")
+        if len(fields) > self.fields:
+            raise ClientFault(f"there are more than {self.fields} fields", status=431, reason="too_many_headers")
+        if sum(len(name) + len(value) + 4 for name, value in fields) > self.head:
+            raise ClientFault(f"the head has more than {self.head} bytes", status=431, reason="head_too_large")
 
 
 class Callers:
@@ -119,11 +143,11 @@ def invalid(what: str, place: int | None = None) -> ClientFault:
     return ClientFault(where + what, reason="batch_invalid")
 
 
-def read(whole: Any, most: int, callers: Callers) -> tuple[list[Item], float]:
+def read(whole: Any, most: int, callers: Callers, limits: Limits) -> tuple[list[Item], float]:
     """
     The requests of a batch, and the seconds that it wants to take at most (0.0: it doesn't say).
 
-    :param whole: its content. :param most: how many requests it may have.
+    :param whole: its content. :param most: how many requests it may have. :param limits: those of each request.
     :raises ClientFault: it is no batch.
     """
     shared: dict[str, Any] = {}
@@ -144,17 +168,17 @@ def read(whole: Any, most: int, callers: Callers) -> tuple[list[Item], float]:
     if len(listed) > most:
         detail = f"a batch has at most {most} requests; this one has {len(listed)}"
         raise BodyTooLarge(detail, reason="batch_too_many")
-    return _items(listed, shared, callers), seconds
+    return _items(listed, shared, callers, limits), seconds
 
 
-def _items(listed: list[Any], shared: Mapping[str, Any], callers: Callers) -> list[Item]:
+def _items(listed: list[Any], shared: Mapping[str, Any], callers: Callers, limits: Limits) -> list[Item]:
     names: dict[str, int] = {}
     items: list[Item] = []
     barrier: set[int] = set()
     last = found = 0
     for place, given in enumerate(listed):
         try:
-            item = _item(place, given, shared, callers)
+            item = _item(place, given, shared, callers, limits)
             found += len(item.references)
             if found > MOST_REFERENCES:
                 raise ValueError(f"a batch has at most {MOST_REFERENCES} references")
@@ -186,7 +210,7 @@ def _before(reference: Reference, names: Mapping[str, int], place: int) -> int:
     return before
 
 
-def _item(place: int, given: Any, shared: Mapping[str, Any], callers: Callers) -> Item:
+def _item(place: int, given: Any, shared: Mapping[str, Any], callers: Callers, limits: Limits) -> Item:
     if not isinstance(given, dict):
         raise ValueError("it is no object")  # noqa: TRY004 - the client's mistake
     if unknown := sorted(given.keys() - _MEMBERS):
@@ -201,7 +225,10 @@ def _item(place: int, given: Any, shared: Mapping[str, Any], callers: Callers) -
     parameters = {**_object(shared, "query"), **_object(given, "query")}
     query = [(name, _template(value)) for name, value in parameters.items()]
     fields: dict[bytes, tuple[bytes, HeaderTemplate]] = {}
-    for name, value in [*_object(shared, "headers").items(), *_object(given, "headers").items()]:
+    said = [*_object(shared, "headers").items(), *_object(given, "headers").items()]
+    if len(said) > 2 * limits.fields:  # some may be there twice; what is left is counted once all is filled in
+        raise ValueError(f"it has more than {limits.fields} fields")
+    for name, value in said:
         key = name.encode()
         if not is_token(key):
             raise ValueError(f"{name[:64]!r} is not a field name")

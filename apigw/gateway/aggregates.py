@@ -6,18 +6,19 @@ Not here: what they do (``apigw.aggregation``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 from weakref import ref
 
 from apigw.aggregation.aggregate import Aggregate, aggregate
 from apigw.aggregation.batch import Batch
-from apigw.aggregation.batch_items import Callers
+from apigw.aggregation.batch_items import Callers, Limits
 from apigw.aggregation.plan import mistakes
 from apigw.aggregation.python_class import PythonAggregate
 from apigw.aggregation.settings import AggregateSettings, BatchSettings
 from apigw.config.configuration import Configuration
 from apigw.config.kinds import Kind, Kinds
+from apigw.config.listen import ListenSettings
 from apigw.config.problems import Problem
 from apigw.exchange.responder import Responder
 from apigw.gateway.environment import Shared
@@ -53,11 +54,18 @@ def batch_route(settings: Any, route: Any, shared: Shared, upstreams: Any) -> Re
     return Batch(settings, shared.wheel, shared.side_work)
 
 
-def show_tree(responders: Iterable[Responder], root: GatewayResource, shared: Shared, policies: Iterable[Any]) -> None:
+def show_tree(
+    responders: Iterable[Responder],
+    root: GatewayResource,
+    shared: Shared,
+    policies: Iterable[Any],
+    listeners: Collection[ListenSettings],
+) -> None:
     """
     Let batches ask all routes; each request of one is counted and logged like any other.
 
-    :param policies: all policies, which know the fields that say who a caller is.
+    :param policies: all policies, which know the fields that say who a caller is. :param listeners: those that requests
+        come by; a request of a batch may be as large as at the one that takes the largest.
     """
     batches = [responder for responder in responders if isinstance(responder, Batch)]
     if not batches:
@@ -72,8 +80,13 @@ def show_tree(responders: Iterable[Responder], root: GatewayResource, shared: Sh
 
     policies = list(policies)
     callers = Callers(_fields(policies, "identity_headers"), _fields(policies, "credential_headers"))
+    limits = Limits(
+        max((each.max_target for each in listeners), default=Limits().target),
+        max((each.max_headers for each in listeners), default=Limits().fields),
+        max((each.max_head for each in listeners), default=Limits().head),
+    )
     for batch in batches:
-        batch.use(route, root.normalise, shared.finished, callers)
+        batch.use(route, root.normalise, shared.finished, callers, limits)
 
 
 def tell_identity(responder: Responder, policies: Iterable[Any]) -> None:

@@ -139,7 +139,8 @@ def build_steps(
     yield from table.use_values(tree)
     root = GatewayResource(table)
     yield
-    show_tree(responders, root, shared, [built.policy for built in policies.values()])
+    listeners = configuration.of("listen").values()
+    show_tree(responders, root, shared, [built.policy for built in policies.values()], listeners)
     if before is not None:
         keep_answers(before.aggregates, aggregates, before.configuration, configuration)
     revocations = shared.revocations(configuration.of("revocation").get(""))

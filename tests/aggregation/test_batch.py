@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from apigw.net.turns import TURNS
 from apigw.testing.origins import NEVER, Origin, Received, reply
 from tests.gateway.running import Gateway, request, running, upstream
 
@@ -219,6 +220,52 @@ async def test_a_batch_that_is_none_is_refused(tmp_path: Path, batch: Any, statu
         assert (await sent(gateway, batch))[0] == status
         assert (await sent(gateway, batch))[1]["reason"] == reason
         assert origin.requests == []
+    await origin.stop()
+
+
+async def test_a_request_is_no_larger_than_listeners_take(tmp_path: Path) -> None:
+    origin = await Origin([echo]).start()
+    batch = [
+        {"path": "/api/users/" + "a" * 9000},
+        {"path": "/api/users/1?a=" + "b" * 9000},
+        {"path": "/api/users/1", "query": {"a": "b" * 9000}},
+        {"path": "/api/users/1", "headers": {f"X-{number}": "1" for number in range(101)}},
+        {"path": "/api/users/1", "headers": {"X-A": "a" * 40_000}},
+    ]
+    async with running(tmp_path, configuration(origin.port)) as gateway:
+        status, answers = await sent(gateway, batch)
+        assert status == 200
+        assert [each["status"] for each in answers] == [414, 414, 414, 431, 431]
+        assert [each["body"]["reason"] for each in answers[3:]] == ["too_many_headers", "head_too_large"]
+        assert origin.requests == []
+        many = [{"path": "/api/users/1", "headers": {f"X-{number}": "1" for number in range(300)}}]
+        assert (await sent(gateway, many))[0] == 400
+        listen = "[listen public]\nendpoint = tcp:0:interface=127.0.0.1\nmax_target = 10KiB\nmax_headers = 200\n"
+        larger = configuration(origin.port).replace("max_answer = 2KiB", "max_answer = 20KiB")
+        await gateway.reload(larger + listen + "max_head = 64KiB\n")
+        status, answers = await sent(gateway, batch)
+        assert [each["status"] for each in answers] == [200] * 5
+    await origin.stop()
+
+
+async def test_others_have_their_turn_between_the_requests_of_a_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[object] = []
+    monkeypatch.setattr("apigw.aggregation.batch.TURN", -1.0)
+    wait = TURNS.wait
+
+    def noted(each: Any) -> None:
+        waited.append(each)
+        wait(each)
+
+    monkeypatch.setattr(TURNS, "wait", noted)
+    origin = await Origin([echo]).start()
+    async with running(tmp_path, configuration(origin.port)) as gateway:
+        batch = [{"path": "/nowhere"}, {"path": "/api/users/1"}, {"path": "/nowhere"}]
+        status, answers = await sent(gateway, batch)
+        assert (status, [each["status"] for each in answers]) == (200, [404, 200, 404])
+        assert len([each for each in waited if type(each).__name__ == "_Work"]) >= 2
     await origin.stop()
 
 
