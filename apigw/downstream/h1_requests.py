@@ -398,6 +398,7 @@ class RequestReader(asyncio.Protocol):
             self._respond_error(request, fault)
             return -1
         request.expects_continue = head.expect_continue and request.version == b"1.1"
+        self._resume(SLOW_READER)  # it was the reader of the content before
         self._body = body
         self._left_in = length or 0
         self._chunked_in = ChunkedReader() if head.chunked else None
@@ -474,6 +475,7 @@ class RequestReader(asyncio.Protocol):
             elif at:
                 data = data[at:]
             body.feed(data)
+            self._stop_waiting()
             body.end()
             return
         try:
@@ -485,14 +487,21 @@ class RequestReader(asyncio.Protocol):
             self._keep(data, end)
         if self._chunked_in.ended:
             self._body = None
+            trailers = self._chunked_in.trailers
             if content:
                 body.feed(content)
-            body.end(self._chunked_in.trailers)
+            self._stop_waiting()
+            body.end(trailers)
             return
         if end < size or size >= LARGEST_READ:
             self._wait_turn()
         if content:
             body.feed(content)
+
+    def _stop_waiting(self) -> None:
+        """The content is complete: its reader, who may be slow, asks for nothing more, nor does it resume."""
+        if self._body is None:
+            self._resume(SLOW_READER)
 
     def _give_up_on_body(self, body: Body, fault: ClientFault) -> None:
         """The content will not be complete, by the client's own fault."""

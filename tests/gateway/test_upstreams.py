@@ -143,6 +143,59 @@ async def test_a_unix_target(tmp_path: Path) -> None:
     await origin.stop()
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_content_after_content_that_filled_the_buffer_is_read(
+    tmp_path: Path, origin: Origin, chunked: bool
+) -> None:
+    """The first content is complete, and more than is kept, before there is a connection to the service."""
+    content = b"x" * 70_000
+    framing = b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"Content-Length: 70000\r\n\r\n"
+    body = b"11170\r\n" + content + b"\r\n0\r\n\r\n" if chunked else content
+    post = b"POST / HTTP/1.1\r\nHost: shop.example\r\n" + framing + body
+    late: Deferred[None] = Deferred()
+    origin.script = [[late, reply(200, b"first")], reply(200, b"hello")]
+    text = upstream(origin.port, more="pool.max_connections = 1\npool.queue = 5") + route("/")
+    async with running(tmp_path, text) as gateway:
+        first, client = [await gateway.connect() for _ in range(2)]
+        first.send(GET)
+        await origin.request()
+        channels: Any = gateway.service.listening["public"].site.connections
+        client.send(post[:200])
+        while not any(channel._body for channel in channels):
+            await asyncio.sleep(0.001)
+        client.send(post[200:] + post[:200])
+        while not any(channel._buffer for channel in channels):  # what follows the content
+            await asyncio.sleep(0.001)
+        late.callback(None)
+        assert (await client.read_response()).body == b"hello"
+        client.send(post[200:])
+        assert (await client.read_response()).body == b"hello"
+        assert [each.body for each in origin.requests] == [b"", content, content]
+
+
+async def test_a_client_that_leaves_after_its_content_is_noticed(tmp_path: Path, origin: Origin) -> None:
+    late: Deferred[None] = Deferred()
+    origin.script = [[late, reply(200, b"first")]]
+    text = upstream(origin.port, more="pool.max_connections = 1\npool.queue = 5") + route("/")
+    async with running(tmp_path, text) as gateway:
+        first, client = [await gateway.connect() for _ in range(2)]
+        first.send(GET)
+        await origin.request()
+        post = request("/", method="POST", body=b"x" * 70_000)
+        client.send(post[:200])
+        pool = gateway.service.generation.upstreams["a"].targets.targets[0].pool
+        while pool.waiting < 1:
+            await asyncio.sleep(0)
+        client.send(post[200:])
+        await asyncio.sleep(0.02)  # all of its content is there
+        client.transport.abort()
+        while not gateway.logged():
+            await asyncio.sleep(0.001)
+        assert gateway.logged()[0]["reason"] == "client_gone"
+        late.callback(None)
+        assert (await first.read_response()).body == b"first"
+
+
 class Secure:
     """An https origin with a certificate of an authority of its own."""
 
