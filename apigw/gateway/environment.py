@@ -5,12 +5,16 @@ What all parts of a running gateway share, and what outlives a reload: clock, wh
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import ip_address
 from time import monotonic
 from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.threads import deferToThread
 
 from apigw.config.gateway import GatewaySettings
 from apigw.exchange.addresses import UNIX
@@ -31,6 +35,10 @@ from apigw.upstream.dialling import Dialling
 
 COARSE = 0.25
 """Seconds between two calls of ``ticks``."""
+
+
+THREADS = max(1, len(os.sched_getaffinity(0)) - 1)
+"""Threads that compute at the same time: with more of them than processors the loop's thread would have to wait."""
 
 
 class Shared:
@@ -56,6 +64,7 @@ class Shared:
         self.outside = Outside(self.wheel, self.later, self.dialling)
         self.files = Files(self._count_file)
         self.side_work = SideWork()
+        self._threads = DeferredSemaphore(THREADS)
         self.room = Room(monotonic)
         self.ready = False
         self.finished: Callable[[Request, int, int, float], None] = lambda *_: None
@@ -64,6 +73,11 @@ class Shared:
         self._revocations: Revocations | None = None
         self._ticking: asyncio.TimerHandle | None = None
         self.ticks: list[Callable[[float], None]] = []
+
+    def in_thread(self, call: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+        """Run something in a thread, as soon as fewer than ``THREADS`` are at work."""
+        made: Deferred[Any] = self._threads.run(deferToThread, call, *arguments)
+        return made
 
     def later(self, delay: float, call: Callable[[], None]) -> Callable[[], None]:
         """Call something after so many seconds; what is returned cancels it."""

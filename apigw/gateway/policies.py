@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from apigw.config import files as files_on_disk
@@ -201,7 +200,7 @@ class _Maker:
             store=shared.store,
             limits=shared.limits,
             files=shared.files,
-            call_in_thread=deferToThread,
+            call_in_thread=shared.in_thread,
             beside=shared.side_work,
             policy=self.policy,
             log=logger,
