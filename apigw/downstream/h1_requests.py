@@ -43,6 +43,8 @@ AHEAD = 64 * 1024
 """Bytes of pipelined requests beyond which nothing more is read."""
 ANSWERED = 8
 """Pipelined requests of a connection that are answered in one turn of the loop."""
+ANSWERED_BYTES = 8 * 1024
+"""Bytes of their heads after which the turn ends, too: large heads are more work."""
 GRACE = 5.0
 """Seconds before the content of a request must come at ``min_rate`` (Kestrel's default)."""
 
@@ -263,7 +265,7 @@ class RequestReader(asyncio.Protocol):
     def _serve(self, data: bytes, at: int = 0) -> None:
         """Begin exchanges with what the client sent, until one has to wait for something."""
         self._looping = True
-        answered = 0
+        answered, begun = 0, at
         try:
             while True:
                 at = self._begin(data, at)
@@ -277,13 +279,14 @@ class RequestReader(asyncio.Protocol):
                     return
                 if self._buffer:  # what follows the request's content
                     data, at = self._taken()
+                    begun = at
                 if at == len(data):
                     break
                 answered += 1
                 if self._write_paused:  # it does not read its answers: no more of them
                     self._keep(data, at)
                     return
-                if answered == ANSWERED:
+                if answered == ANSWERED or at - begun >= ANSWERED_BYTES:
                     self._keep(data, at)
                     self._wait_turn()
                     return

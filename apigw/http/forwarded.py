@@ -23,6 +23,8 @@ Trusted = Callable[[str], bool]
 Family = Literal["x-forwarded", "forwarded", "both"]
 """The fields that trusted proxies write: X-Forwarded-*, Forwarded, or both."""
 
+MOST_HOPS = 100
+"""Members that X-Forwarded-For and Forwarded may have: each takes up to 10 us."""
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~+/=:@-]{1,128}")
 _FORWARDED_PAIR = re.compile(rb'\s*([A-Za-z0-9!#$%&\'*+.^_`|~-]+)=("(?:[^"\\]|\\.)*"|[^\s";,]*)\s*', re.ASCII)
 _ELEMENTS = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.)*+"?)++')
@@ -59,7 +61,8 @@ class Forwarding:
         """
         :param version: of HTTP, which the request came by: Via says so (RFC 9110 7.6.3).
         :param family: what trusted proxies write; what they don't is dropped.
-        :raises ClientFault: 400 ``forwarding_conflict``: a trusted proxy's fields say two things.
+        :raises ClientFault: 400 ``forwarding_conflict``: a trusted proxy's fields say two things; 400
+            ``too_many_hops``: there are more than ``MOST_HOPS`` in one of them.
         """
         self.client = peer
         self.scheme = scheme
@@ -122,7 +125,8 @@ class _Claims:
     :ivar hops: the addresses, the client's first. :ivar elements: those of Forwarded.
     :ivar nodes: the addresses in Forwarded; ``unknown`` for those that are none.
     :ivar proto: lower case. :ivar host, prefix: as they came. All of them empty where nothing is said.
-    :raises ClientFault: 400 ``forwarding_conflict``: both families say something else of protocol or host.
+    :raises ClientFault: 400 ``forwarding_conflict``: both families say something else of protocol or host; 400
+        ``too_many_hops``.
     """
 
     __slots__ = ("elements", "hops", "host", "nodes", "prefix", "proto")
@@ -132,6 +136,10 @@ class _Claims:
         self.elements: list[bytes] = []
         self.nodes: list[bytes] = []
         self.proto = self.host = self.prefix = b""
+        for name in (b"x-forwarded-for", b"forwarded"):
+            if sum(value.count(b",") for value in received.get(name, ())) >= MOST_HOPS:
+                detail = f"there are more than {MOST_HOPS} proxies in one forwarding field"
+                raise ClientFault(detail, reason="too_many_hops")
         if family != "forwarded":
             self.hops = [_plain(hop) for hop in _members(received.get(b"x-forwarded-for"))]
             self.proto = _first(received.get(b"x-forwarded-proto")).lower()

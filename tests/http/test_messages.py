@@ -224,6 +224,16 @@ FAMILIES = (b"X-Forwarded-For: 1.1.1.1", b"X-Forwarded-Proto: https", b"X-Forwar
 OTHER = b"Forwarded: for=2.2.2.2;proto=http;host=f"
 
 
+@pytest.mark.parametrize("line", [b"X-Forwarded-For: 1.1.1.1", b"Forwarded: for=1.1.1.1"])
+def test_proxies_on_the_way_are_bounded(line: bytes) -> None:
+    member = line.partition(b": ")[2]
+    assert forwarding(line + b", " + b", ".join([member] * 99)).client == "1.1.1.1"
+    with pytest.raises(ClientFault, match="more than 100") as caught:
+        forwarding(line + b", " + b", ".join([member] * 100))
+    assert (caught.value.status, caught.value.reason) == (400, "too_many_hops")
+    assert forwarding(line + b"," * 200, peer="9.9.9.9").client == "9.9.9.9"
+
+
 def test_only_what_trusted_proxies_write_counts() -> None:
     facts = forwarding(*FAMILIES, OTHER, family="x-forwarded")
     assert (facts.client, facts.scheme, facts.prefix) == ("1.1.1.1", b"https", b"/x")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from apigw.downstream.h1_requests import AHEAD, ANSWERED
+from apigw.downstream.h1_requests import AHEAD, ANSWERED, ANSWERED_BYTES
 from apigw.downstream.h1_responses import MOST_REFUSED
 from apigw.downstream.site import Limits
 from apigw.exchange.errors import ClientFault
@@ -51,6 +51,19 @@ def test_a_turn_answers_a_few_of_many_pipelined_requests() -> None:
     path.settle()
     assert path.client.received == ANSWER * 50
     assert path.client.reading
+
+
+def test_a_turn_answers_fewer_requests_with_large_heads() -> None:
+    path = Path(responder=ok)
+    path.by_hand = True
+    large = get().replace(b"\r\n\r\n", b"\r\nX: %b\r\n\r\n" % (b"x" * (ANSWERED_BYTES // 2)))
+    path.client.send(large * 6)
+    assert path.client.received == ANSWER * 2
+    path.turn()
+    assert path.client.received == ANSWER * 4
+    path.by_hand = False
+    path.settle()
+    assert path.client.received == ANSWER * 6
 
 
 def test_two_clients_are_served_in_turn() -> None:
