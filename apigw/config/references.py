@@ -15,6 +15,8 @@ from contextvars import ContextVar
 from functools import lru_cache
 from typing import Annotated, NamedTuple
 
+from pydantic import InstanceOf
+
 from apigw.config.text import Text, Wrong
 from apigw.config.values import Form, one_line
 
@@ -81,10 +83,10 @@ def parse_policy(text: Text) -> PolicyReference:
     An item of a list of policies: kind and name, a bare kind, or a name (also with its kind) behind a ``-``; or
     ``jwt main | api_key partners``, any of several, which is the policy ``auth`` with that for its name.
     """
-    refer(text, POLICY)
-    if "|" in text:
+    name = refer(text, POLICY)
+    if "|" in name:
         return PolicyReference("auth", " | ".join(map(str, parse_alternatives(text))))
-    item = _item(str(text))
+    item = _item(name)
     if item is None:
         raise Wrong("{shown} names no policy")
     return item
@@ -136,7 +138,7 @@ def section_name(role: str) -> Form:
 
 UpstreamName = Annotated[str, section_name("upstream")]
 PolicyItem = Annotated[
-    PolicyReference,
+    InstanceOf[PolicyReference],  # not looked into field by field, for each route
     Form("policy", "KIND NAME, KIND, or -NAME to take one of [defaults] out", parse_policy),
 ]
 Authentication = Annotated[

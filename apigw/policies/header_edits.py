@@ -84,7 +84,7 @@ class Edits:
 
         self._templates: list[Template] = []
         removed = frozenset(name.lower().encode() for name in settings.remove)
-        self._remove = frozenset(map(folded, removed))
+        self._remove = frozenset(map(folded, removed)) if removed else removed
         self._rename = {old.lower().encode(): new.encode() for old, new in settings.rename.items()}
         self._replace = compiled(settings.replace)
         self._set = compiled(settings.set_)
@@ -95,7 +95,7 @@ class Edits:
         self.static: Values | None = values if None not in values else None
         self.touched = frozenset((*removed, *self._rename, *(low for _, low, _ in (*self._replace, *self._set))))
         """Fields that are changed or taken out where they are there."""
-        self.looked_at = self.touched.union(low for _, low, _ in self._add)
+        self.looked_at = self.touched.union(low for _, low, _ in self._add) if self._add else self.touched
         """Fields of which it matters whether they are there."""
 
     def values(self, request: Request) -> Values:

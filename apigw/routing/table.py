@@ -153,7 +153,7 @@ class _Group(Generic[V]):
         below = [branch.below for branch in branches if branch.below]
         ends = [branch.ends for branch in branches if branch.ends]
         beyond = outer.union(*below) if below else outer
-        here = outer.union(*ends) if ends else outer
+        here = beyond if ends == below else outer.union(*ends) if ends else outer
         node.here = self._candidates(here)
         node.beyond = self._candidates(beyond)
         others = [branch.any for branch in branches if branch.any is not None]
