@@ -173,7 +173,7 @@ class AccessLog:
                 id_ = _quoted(id_.decode("latin-1"))[1:-1]
             path = self._targets.get(request.target)
             if path is None:
-                path = self._remember(self._targets, request.target, self._json_target(request))
+                path = self._remember(self._targets, request.target, self._json_target(request), len(request.target))
             if request.identity is not None or request.notes is not None:
                 tail = _json_findings(request) + tail
             body = request.body
@@ -273,16 +273,18 @@ class AccessLog:
                 referer = value
         tail = self._shown.get((agent, referer))
         if tail is None:
-            tail = self._remember(self._shown, (agent, referer), form(agent, referer))
+            size = len(agent or b"") + len(referer or b"")
+            tail = self._remember(self._shown, (agent, referer), form(agent, referer), size)
         if len(self._tails) >= REMEMBERED_HEADS:
             self._tails.clear()
         self._tails[headers] = tail
         return tail
 
-    def _remember(self, fragments: dict[Any, bytes], key: Any, fragment: bytes) -> bytes:
+    def _remember(self, fragments: dict[Any, bytes], key: Any, fragment: bytes, size: int = 0) -> bytes:
+        """:param size: bytes of the key: a long one may have a short fragment, with the rest masked."""
         if len(fragments) >= REMEMBERED:
             fragments.clear()
-        if len(fragment) <= LONGEST_REMEMBERED:
+        if len(fragment) <= LONGEST_REMEMBERED and size <= LONGEST_REMEMBERED:
             fragments[key] = fragment
         return fragment
 

@@ -257,6 +257,15 @@ def test_clients_can_not_fill_the_memory() -> None:
     assert max(len(text) for fragments in remembered for text in fragments.values()) <= 512
 
 
+@pytest.mark.parametrize("form", ["json", "combined"])
+def test_what_is_long_is_not_remembered_by_its_short_masked_form(form: Format) -> None:
+    access_log = log_to(Kept(), form)
+    secret = b"/?token=" + b"a" * 8000
+    access_log.record(asked(secret, (b"Referer", b"https://shop.example" + secret)), 200, 0, 0.25)
+    assert not access_log._targets
+    assert not access_log._shown
+
+
 def test_an_exchange_that_can_not_be_written_down_does_not_fail() -> None:
     class Broken:
         def __str__(self) -> str:
