@@ -17,6 +17,7 @@ Not here: the codings themselves (``codings``); requests (``decompress``).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -31,7 +32,7 @@ from apigw.exchange.responder import drive
 from apigw.exchange.response import Response
 from apigw.http.fields import list_members
 from apigw.policies.accept import best_coding
-from apigw.policies.codings import encoder
+from apigw.policies.codings import Encoder, encoder
 from apigw.policies.policy import Environment, Policy, PolicySettings
 from apigw.policies.transform import weaken_etag
 
@@ -191,7 +192,8 @@ class _Encoding:
 
     def __init__(self, inner: Body, coding: bytes, level: int, call: Callable[..., Awaitable[Any]]) -> None:
         self._inner = inner
-        self._at_work = encoder(coding, level)
+        self._coding = coding
+        self._level = level
         self._flush = inner.length is None
         self._at_once = AT_ONCE if level <= _QUICK[coding] else 0
         self._call = call
@@ -199,6 +201,11 @@ class _Encoding:
         self._trailers: list[Pair] | None = None
         self._busy = self._held = self._ended = self._gone = False
         self.body = Body(self)
+
+    @cached_property
+    def _at_work(self) -> Encoder:
+        """Made where it first works: for a high level that takes up to 30 ms."""
+        return encoder(self._coding, self._level)
 
     def begin(self) -> Body:
         """Read from now on. Give the body that comes out."""
@@ -235,7 +242,7 @@ class _Encoding:
         elif self._ended and self._at_once:
             self._finished(self._at_work.finish())
         elif self._ended:
-            self._run(self._at_work.finish, self._finished)
+            self._run(lambda: self._at_work.finish(), self._finished)  # noqa: PLW0108 - it may have to be made first
         elif not self._held:
             self._inner.resume()
 
@@ -250,6 +257,7 @@ class _Encoding:
         self._go_on()
 
     def _finished(self, made: bytes) -> None:
+        del self._at_work  # it may hold many MB; the collector would find all of them at once
         if not self._gone:
             if made:
                 self.body.feed(made)
