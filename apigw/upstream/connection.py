@@ -195,6 +195,9 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
+        while self._buffer and self._body is not None:  # it was received before, and may be all that was missing
+            data, self._buffer = self._buffer, b""
+            self._take(data)
         self._chunked_in = None
         if isinstance(exc, TLSBroken):  # such as by an alert: TLS 1.3 tells last what it thinks of our certificate
             self.fault = UpstreamFault(f"TLS with the service failed: {exc}", reason="upstream_tls_failed")
