@@ -164,13 +164,12 @@ async def test_a_name_that_nobody_answers_for_holds_up_no_other(
 ) -> None:
     monkeypatch.setattr(dns_queries, "MOST_SOCKETS", 4)
     monkeypatch.setattr(dns_queries, "PATIENCE", 0.02)
+    monkeypatch.setattr(dns_queries, "ROUNDS", (600.0,))  # no question ends by its time-out
     for number in range(20):
         server.hang(f"dead{number}.y.test", dns.A, dns.AAAA)
         names.resolver.find(f"dead{number}.y.test", "any", lambda *_: None)
     server.say("x.y.test", A("10.0.0.1", ttl=1))
-    began = time.monotonic()
     assert await names.find("x.y.test", "ipv4") == ["10.0.0.1"]
-    assert time.monotonic() - began < 0.45  # less than one time-out
     assert len(names.resolver.queries._sockets.used) <= 4
 
 
