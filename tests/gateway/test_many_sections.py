@@ -15,6 +15,7 @@ from apigw.config.problems import ConfigurationError
 from apigw.gateway.build import build
 from apigw.gateway.catalogue import load
 from apigw.gateway.environment import Shared
+from apigw.gateway.service import GatewayService
 
 BASE = "[gateway]\naccess_log = off\n[listen main]\nendpoint = tcp:0:interface=127.0.0.1\n"
 UP = "[upstream u{i}]\ntargets = http://127.0.0.1:{port}\n"
@@ -135,3 +136,28 @@ def test_twice_as_many_sections_are_twice_the_work(tmp_path: Path, text: Callabl
 
 def test_of_very_many_ambiguous_routes_some_are_told(tmp_path: Path) -> None:
     assert len(loaded_and_built(the_same_route(100, tmp_path), tmp_path)) == 1000
+
+
+class Counting:
+    """A policy that counts how often it is made."""
+
+    made = 0
+
+    def __init__(self, settings: Any, environment: Any) -> None:
+        Counting.made += 1
+        self.environment = environment
+
+    def on_request(self, request: Any) -> None:
+        return None
+
+
+def test_a_start_makes_each_policy_once(tmp_path: Path) -> None:
+    file = tmp_path / "gw.ini"
+    listed = "[python own]\nclass = tests.gateway.test_many_sections:Counting\n"
+    file.write_text(listed + "[route a]\npath = /\nrespond = 200 x\npolicies = python own\n")
+    Counting.made = 0
+    service = GatewayService(load(str(file), shared=Shared()))
+    assert Counting.made == 1
+    own = service.generation.policies["python", "own"].policy
+    assert own.environment.later == service.shared.later
+    assert service.configuration.worked_out == {}
