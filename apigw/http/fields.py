@@ -40,6 +40,8 @@ FORWARDING = frozenset({
     b"x-envoy-original-path", b"x-forwarded-method", b"x-forwarded-path", b"x-forwarded-uri", b"x-forwarded-url",
     b"x-host", b"x-http-host-override", b"x-original-method", b"x-original-path", b"x-original-uri", b"x-original-url",
     b"x-override-url", b"x-rewrite-uri", b"x-rewrite-url", b"x-waws-unencoded-url",
+    # CGI makes HTTP_PROXY of it, which many clients take for their proxy (httpoxy, CVE-2016-5385):
+    b"proxy",
 })  # fmt: skip
 """
 Request fields that the gateway writes itself, or that nobody may send; those received are taken out. What a trusted
@@ -55,10 +57,10 @@ CLAIMS = frozenset({
     b"fastly-ssl", b"fly-client-ip", b"fly-forwarded-port", b"fly-forwarded-proto", b"fly-forwarded-ssl",
     b"forwarded-for", b"forwarded-host", b"forwarded-proto", b"front-end-https", b"incap-client-ip", b"proxy-client-ip",
     b"true-client-ip", b"wl-proxy-client-ip", b"x-appengine-user-ip", b"x-azure-clientip", b"x-azure-socketip",
-    b"x-client-ip", b"x-cluster-client-ip", b"x-envoy-external-address", b"x-forwarded", b"x-nf-client-connection-ip",
-    b"x-original-for", b"x-original-forwarded-for", b"x-original-host", b"x-original-proto", b"x-original-scheme",
-    b"x-originating-ip", b"x-proxyuser-ip", b"x-remote-addr", b"x-remote-ip", b"x-scheme", b"x-sucuri-clientip",
-    b"x-url-scheme", b"x-vercel-forwarded-for",
+    b"x-client-ip", b"x-cluster-client-ip", b"x-envoy-external-address", b"x-forwarded", b"x-http-scheme",
+    b"x-nf-client-connection-ip", b"x-original-for", b"x-original-forwarded-for", b"x-original-host",
+    b"x-original-proto", b"x-original-scheme", b"x-originating-ip", b"x-proto", b"x-proxyuser-ip", b"x-remote-addr",
+    b"x-remote-ip", b"x-scheme", b"x-sucuri-clientip", b"x-url-scheme", b"x-vercel-forwarded-for",
 })  # fmt: skip
 """Further fields in which proxies say something of the client. Only a trusted proxy's are passed on."""
 

@@ -36,7 +36,7 @@ NAMES = [
     b"x-forwarded-client-cert",
     b"x-forwarded-anything",
 ]
-OVERRIDES = (b"x-forwarded-uri", b"x-forwarded-method", b"x-original-url", b"x-rewrite-url", b"x-real-ip")
+OVERRIDES = (b"x-forwarded-uri", b"x-forwarded-method", b"x-original-url", b"x-rewrite-url", b"x-real-ip", b"proxy")
 
 
 def values(received: Received) -> set[bytes]:
