@@ -48,7 +48,7 @@ def configuration(folder: Path, origin: Origin) -> str:
     (folder / "targets").write_text(f"http://127.0.0.1:{origin.port}\n")
     return """
         [gateway]
-        file_timeout = 50ms
+        file_timeout = 400ms
         [listen public]
         endpoint = tcp:0:interface=127.0.0.1
         [listen safe]
